@@ -1,0 +1,326 @@
+"""The frozen values that the stages exchange: names, digests, files, models.
+
+Standard library only; imports nothing of modelvault but its errors.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Self
+
+from modelvault.errors import UsageProblem
+
+
+class Algorithm(StrEnum):
+    r"""How a digest was computed. ``GIT_SHA1`` is git's blob hash: ``sha1("blob <size>\\0" + bytes)``."""
+
+    SHA256 = "sha256"
+    GIT_SHA1 = "git-sha1"
+
+
+_HEX_LENGTH = {Algorithm.SHA256: 64, Algorithm.GIT_SHA1: 40}
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A digest, written ``sha256:<64 lower-case hex>`` or ``git-sha1:<40 lower-case hex>``."""
+
+    algorithm: Algorithm
+    hex: str
+
+    def __post_init__(self) -> None:
+        """Refuse anything but lower-case hex of the algorithm's length: the hex becomes a file name."""
+        if len(self.hex) != _HEX_LENGTH[self.algorithm] or not _HEX.fullmatch(self.hex):
+            raise ValueError(f"not a {self.algorithm} digest: {self.hex[:80]!r}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``algorithm:hex``; ``ValueError`` if it is anything else."""
+        algorithm, colon, hexdigest = text.partition(":")
+        if not colon:
+            raise ValueError(f"not a digest: {text[:80]!r}")
+        return cls(Algorithm(algorithm), hexdigest)
+
+    @classmethod
+    def sha256(cls, hexdigest: str) -> Self:
+        """Wrap a SHA-256 given as hex."""
+        return cls(Algorithm.SHA256, hexdigest)
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Self:
+        """Compute the SHA-256 of bytes in memory."""
+        return cls(Algorithm.SHA256, hashlib.sha256(data).hexdigest())
+
+    def __str__(self) -> str:
+        """Give the ``algorithm:hex`` form."""
+        return f"{self.algorithm}:{self.hex}"
+
+    @property
+    def short(self) -> str:
+        """The first twelve hex digits, for tables."""
+        return self.hex[:12]
+
+
+_NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
+_NAME = re.compile(rf"(?:(?P<organization>{_NAME_PART})/)?(?P<repository>{_NAME_PART})(?::(?P<quant>{_NAME_PART}))?")
+_NAME_MAX = 255  # bytes in one path component on every common file system
+_PATH_MAX = 1024  # bytes; leaves room for the directories above within PATH_MAX
+PATH_SUFFIXES = (".mvbundle", ".gguf", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelName:
+    """What a user calls a model: ``short-name``, ``org/name`` or ``org/name:QUANT``."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be a directory name of an engine or a reference of a registry."""
+        if not _NAME.fullmatch(self.text):
+            raise UsageProblem(
+                f"not a model name: {self.text[:120]!r}",
+                hint="names look like llama-3.1-8b, org/name or org/name:Q4_K_M; paths start with /, ./, ../ or ~",
+            )
+
+    def __str__(self) -> str:
+        """Give the name as typed."""
+        return self.text
+
+    def _group(self, name: str) -> str | None:
+        match = _NAME.fullmatch(self.text)
+        return match.group(name) if match else None
+
+    @property
+    def organization(self) -> str | None:
+        """The part before the slash, if there is one."""
+        return self._group("organization")
+
+    @property
+    def repository(self) -> str:
+        """The part after the slash and before the colon."""
+        return self._group("repository") or ""
+
+    @property
+    def quant(self) -> str | None:
+        """The part after the colon, if there is one."""
+        return self._group("quant")
+
+    @property
+    def hub_id(self) -> str:
+        """``org/name`` without the quantisation."""
+        return f"{self.organization}/{self.repository}" if self.organization else self.repository
+
+    @property
+    def file_name(self) -> str:
+        """A form that is one safe path component: ``org--name--QUANT``."""
+        return self.text.replace("/", "--").replace(":", "--")
+
+
+def looks_like_path(argument: str) -> bool:
+    """Decide the design's rule: is this command-line argument a path rather than a name?"""
+    return argument in {".", ".."} or argument.startswith(("/", "./", "../", "~")) or argument.endswith(PATH_SUFFIXES)
+
+
+def check_relative_path(text: str) -> str:
+    """Return ``text`` if it is a plain relative POSIX path that stays inside its root.
+
+    Raises ``ValueError`` for absolute paths, ``.`` and ``..`` parts, empty parts, backslashes, control characters and parts
+    longer than 255 bytes: such a name never reaches a file system.
+    """
+    parts = text.split("/")
+    bad = (
+        any(part in {"", ".", ".."} or len(os.fsencode(part)) > _NAME_MAX for part in parts)
+        or len(os.fsencode(text)) > _PATH_MAX
+        or "\\" in text
+        or any(unicodedata.category(character).startswith("C") for character in text)
+    )
+    if bad:
+        raise ValueError(f"not a safe relative path: {text[:120]!r}")
+    return text
+
+
+class FileRole(StrEnum):
+    """What a file is for within a model; decides its ModelPack media type."""
+
+    WEIGHT = "weight"
+    CONFIG = "config"
+    CODE = "code"
+    DOC = "doc"
+
+
+_WEIGHT_SUFFIXES = {
+    ".gguf",
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".onnx",
+    ".msgpack",
+    ".h5",
+    ".npz",
+    ".pkl",
+    ".pickle",
+}
+_DOC_NAMES = ("readme", "license", "licence", "notice", "copying", "use_policy", "usage_policy")
+_DOC_SUFFIXES = {".md", ".pdf", ".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp"}
+
+
+def file_role(path: str) -> FileRole:
+    """Tell from a file's name what it is for."""
+    name = PurePosixPath(path)
+    suffix = name.suffix.lower()
+    if suffix in _WEIGHT_SUFFIXES:
+        return FileRole.WEIGHT
+    if suffix in {".py", ".ipynb", ".sh"}:
+        return FileRole.CODE
+    if suffix in _DOC_SUFFIXES or name.name.lower().startswith(_DOC_NAMES):
+        return FileRole.DOC
+    return FileRole.CONFIG
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file as a source lists it, before a byte was read. ``digest`` is what the source promises."""
+
+    path: str
+    size: int
+    digest: Digest | None
+
+    def __post_init__(self) -> None:
+        """Refuse paths that would leave the model's folder."""
+        check_relative_path(self.path)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileSpec:
+    """One file of a model in the vault: its path within the model, size in bytes, SHA-256, upstream digest."""
+
+    path: str
+    size: int
+    digest: Digest
+    upstream: Digest | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse paths that would leave the model's folder."""
+        check_relative_path(self.path)
+
+    @property
+    def role(self) -> FileRole:
+        """What the file is for."""
+        return file_role(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model came from. ``repository`` and ``commit`` are ``None`` for a folder."""
+
+    kind: str
+    repository: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the files say about the model as a whole. Unknown facts are ``None``."""
+
+    format: str
+    architecture: str | None = None
+    quantization: str | None = None
+    parameters: int | None = None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an engine should be told to serve a model; travels with the model. From a catalog entry or the user.
+
+    ``modelfile`` is Ollama's, without FROM; ``vllm_arguments`` are flags for ``vllm serve``.
+    """
+
+    ollama_name: str | None = None
+    modelfile: str | None = None
+    vllm_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A named, immutable set of files at one source revision. ``files`` are sorted by path."""
+
+    name: ModelName
+    origin: Origin
+    files: tuple[FileSpec, ...]
+    traits: Traits
+    license: str | None = None
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the order canonical and refuse two files that one directory could not hold side by side."""
+        object.__setattr__(self, "files", tuple(sorted(self.files)))
+        seen: dict[str, str] = {}
+        for file in self.files:
+            folded = file.path.casefold()
+            if folded in seen:
+                raise UsageProblem(f"{self.name}: {file.path} and {seen[folded]} differ only in case or not at all")
+            seen[folded] = file.path
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def renamed(self, name: ModelName) -> "Model":
+        """Give the same model under another name."""
+        return replace(self, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model as the vault holds it, with the digest (its identity) and size of its manifest."""
+
+    model: Model
+    manifest: Digest
+    manifest_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a weight file. ``offset`` is in bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+Scalar = str | int | float | bool | None
+"""What a metadata key may hold in the registry; arrays are kept as ``ArraySummary``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySummary:
+    """A metadata array, reduced to element type, length and the SHA-256 of its encoded bytes."""
+
+    element: str
+    length: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What one weight file says about itself, after the strict checks passed."""
+
+    format: str
+    metadata: Mapping[str, Scalar | ArraySummary]
+    tensors: int
+    parameters: int
+    architecture: str | None = None
+    quantization: str | None = None
+    warnings: tuple[str, ...] = field(default=())

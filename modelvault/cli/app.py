@@ -1,0 +1,68 @@
+"""All commands, put together. Importing this must stay cheap: operations are imported by the commands that run them."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from modelvault import __version__
+from modelvault.cli import keys, registry
+from modelvault.cli.add import add
+from modelvault.cli.bundle import bundle
+from modelvault.cli.catalog import catalog
+from modelvault.cli.import_ import import_
+from modelvault.cli.inspect import inspect
+from modelvault.cli.install import install, uninstall
+from modelvault.cli.list_ import list_models
+from modelvault.cli.pull import pull
+from modelvault.cli.rm import gc, rm
+from modelvault.cli.serve import serve
+from modelvault.cli.show import show
+from modelvault.cli.verify import verify
+
+app = typer.Typer(
+    name="modelvault",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"modelvault {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def modelvault(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Carry language models across an air gap, verified at every step.
+
+    \b
+    On the connected PC:        modelvault pull llama-3.1-8b
+                                modelvault bundle --to /media/ssd
+    On the isolated server:     modelvault import
+    """
+
+
+app.command(no_args_is_help=True)(pull)
+app.command(no_args_is_help=True)(add)
+app.command(no_args_is_help=True)(inspect)
+app.command("list")(list_models)
+app.command(no_args_is_help=True)(show)
+app.command()(verify)
+app.command(no_args_is_help=True)(rm)
+app.command()(gc)
+app.command(no_args_is_help=True)(bundle)
+app.command("import")(import_)
+app.command(no_args_is_help=True)(install)
+app.command(no_args_is_help=True)(uninstall)
+app.command()(serve)
+app.command()(catalog)
+app.add_typer(keys.app, name="keys")
+app.add_typer(registry.app, name="registry")

@@ -1,0 +1,150 @@
+"""What a person sees while something runs: tqdm bars on a terminal, a few plain lines anywhere else."""
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+from modelvault.progress import Task
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_LINE_EVERY = 10.0  # seconds between plain progress lines of the task for the whole
+
+
+def human_size(size: float) -> str:
+    """Write bytes for people, in powers of 1000 as drives and the Hub count: ``4.92 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:  # noqa: PLR2004 (the step between units)
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.2f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """Write a duration for people: ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if seconds < 10:  # noqa: PLR2004 (below ten seconds a decimal tells something)
+        return f"{seconds:.1f} s"
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    if whole < 3600:  # noqa: PLR2004
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class _Bar:
+    """A task as a tqdm bar. tqdm's own lock makes ``update`` safe from any thread."""
+
+    def __init__(self, bar: "tqdm[None]") -> None:
+        self._bar = bar
+        self._lock = threading.Lock()
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._bar.update(amount)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+
+class BarProgress:
+    """Bars on a terminal: one for the whole, one for each active file, which goes when the file is done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Draw on ``stream``, a terminal."""
+        self._stream = stream
+
+    def log(self, message: str) -> None:
+        """Print a line above the bars."""
+        from tqdm import tqdm
+
+        tqdm.write(message, file=self._stream)
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> Task:
+        """Open a bar with rate and time left."""
+        from tqdm import tqdm
+
+        width = 30
+        shown = label if len(label) <= width else "…" + label[-width + 1 :]
+        bar = tqdm(
+            desc=shown,
+            total=total,
+            initial=done,
+            unit="B",
+            unit_scale=True,
+            leave=overall,
+            file=self._stream,
+            dynamic_ncols=True,
+            mininterval=0.2,
+        )
+        return _Bar(bar)
+
+
+class _Lines:
+    """A task as plain lines: one now and then, one at the end."""
+
+    def __init__(self, label: str, total: int, done: int, stream: TextIO) -> None:
+        self._label = label
+        self._total = total
+        self._start = done
+        self._done = done
+        self._stream = stream
+        self._begun = time.monotonic()
+        self._next = self._begun + _LINE_EVERY
+        self._lock = threading.Lock()
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._done += amount
+            now = time.monotonic()
+            if now < self._next:
+                return
+            self._next = now + _LINE_EVERY
+            rate = max((self._done - self._start) / (now - self._begun), 1)
+            left = human_time((self._total - self._done) / rate)
+            percent = 100 * self._done // max(self._total, 1)
+            line = f"{self._label}: {percent}% of {human_size(self._total)}, {human_size(rate)}/s, {left} left"
+            print(line, file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._done > self._start:
+            seconds = max(time.monotonic() - self._begun, 1e-3)
+            rate = human_size((self._done - self._start) / seconds)
+            moved = human_size(self._done - self._start)
+            print(f"{self._label}: {moved} in {human_time(seconds)} ({rate}/s)", file=self._stream, flush=True)
+
+
+class LineProgress:
+    """Plain log lines where stderr is no terminal; single files stay silent."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Print to ``stream``."""
+        self._stream = stream
+
+    def log(self, message: str) -> None:
+        """Print a line."""
+        print(message, file=self._stream, flush=True)
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> Task:
+        """Report the task for the whole; be silent about its parts."""
+        from modelvault.progress import NoTask
+
+        return _Lines(label, total, done, self._stream) if overall else NoTask()
+
+
+def console_progress() -> BarProgress | LineProgress:
+    """Choose by what stderr is."""
+    return BarProgress(sys.stderr) if sys.stderr.isatty() else LineProgress(sys.stderr)

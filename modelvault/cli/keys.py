@@ -1,0 +1,127 @@
+"""``modelvault keys``."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelvault.cli.run import Json, run
+from modelvault.cli.tables import table
+
+if TYPE_CHECKING:
+    from modelvault.results import KeysResult
+    from modelvault.vault import Vault
+
+app = typer.Typer(
+    help="The keys that sign bundles, and the ones whose signatures count here.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, create: bool = True) -> None:
+    from modelvault.config import default_home
+    from modelvault.vault import Vault
+
+    def opened(_: object) -> "KeysResult":
+        with Vault.open(default_home(), create=create) as vault:
+            return work(vault)
+
+    run(f"keys {command}", as_json, opened, lines)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What to call the key.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Make a signing key; its public half lies beside it as NAME.pub.
+
+    \b
+    Example:
+      modelvault keys new release-2026
+    """
+    from modelvault.operations.keys import new_key
+
+    _run("new", as_json, lambda vault: new_key(vault, name))
+
+
+@app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List the vault's own keys and the trusted ones.
+
+    \b
+    Example:
+      modelvault keys list
+    """
+    from modelvault.operations.keys import list_keys
+
+    _run("list", as_json, list_keys)
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Argument(help="Which key; all own keys if left away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a key's fingerprint: read it here, on the connected side, and carry it separately.
+
+    \b
+    Example:
+      modelvault keys show
+    """
+    from modelvault.operations.keys import show_keys
+
+    _run("show", as_json, lambda vault: show_keys(vault, name))
+
+
+@app.command()
+def trust(
+    file: Annotated[Path, typer.Argument(help="The public key (NAME.pub), as it lies in the bundle.")],
+    fingerprint: Annotated[str | None, typer.Option(help="What `keys show` printed on the connected side.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the key here; the file's name by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Accept a key's signatures from now on, after comparing its fingerprint with the one you carried.
+
+    Without --fingerprint the fingerprint is asked for on a terminal.
+
+    \b
+    Example:
+      modelvault keys trust /media/ssd/models-1763700000.mvbundle/default.pub
+    """
+    import sys
+
+    from modelvault.operations.keys import trust_key
+
+    if fingerprint is None and sys.stdin.isatty() and sys.stderr.isatty():
+        fingerprint = typer.prompt("fingerprint, as `keys show` printed it on the connected side", err=True)
+    _run("trust", as_json, lambda vault: trust_key(vault, file.expanduser(), fingerprint, name))
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="NAME | FINGERPRINT", help="Which trusted key.")],
+    as_json: Json = False,
+) -> None:
+    """Stop accepting a key's signatures.
+
+    \b
+    Example:
+      modelvault keys revoke release-2025
+    """
+    from modelvault.operations.keys import revoke_key
+
+    _run("revoke", as_json, lambda vault: revoke_key(vault, key))
+
+
+def lines(result: "KeysResult") -> Iterator[str]:
+    """Show keys; the fingerprint on a line of its own, since it is long."""
+    if not result.keys:
+        yield f"no keys in {result.vault}; the first bundle makes one, or `modelvault keys new`"
+        return
+    rows = [(key.name, key.role, str(key.file)) for key in result.keys]
+    yield from table(("key", "role", "file"), rows)
+    for key in result.keys:
+        yield f"  {key.name}  {key.fingerprint}"

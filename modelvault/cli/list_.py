@@ -1,0 +1,49 @@
+"""``modelvault list``."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from modelvault.cli.console import human_size
+from modelvault.cli.run import Json, run
+from modelvault.cli.tables import table
+
+if TYPE_CHECKING:
+    from modelvault.results import ListResult
+
+
+def list_models(as_json: Json = False) -> None:
+    """List the models in the vault.
+
+    \b
+    Example:
+      modelvault list --json
+    """
+    from modelvault.config import default_home
+    from modelvault.operations.list_ import list_models
+    from modelvault.vault import Vault
+
+    def work(_: object) -> "ListResult":
+        with Vault.open(default_home(), create=False) as vault:
+            return list_models(vault)
+
+    run("list", as_json, work, lines)
+
+
+def lines(result: "ListResult") -> Iterator[str]:
+    """Show the table."""
+    if not result.models:
+        yield f"the vault {result.vault} is empty"
+        return
+    rows = [
+        (
+            model.name,
+            model.format,
+            model.quantization or "-",
+            str(model.files),
+            human_size(model.size),
+            model.manifest.short,
+        )
+        for model in result.models
+    ]
+    yield from table(("model", "format", "quantization", "files", "size", "manifest"), rows, right=(3, 4))
+    yield f"{len(rows)} models, {human_size(sum(model.size for model in result.models))} in {result.vault}"

@@ -1,0 +1,95 @@
+"""``modelvault pull``."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelvault.cli.console import human_size, human_time
+from modelvault.cli.run import Json, run
+from modelvault.cli.tables import table
+
+if TYPE_CHECKING:
+    from modelvault.results import PullPlan, PullResult
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME | ORG/NAME[:QUANT]", help="A catalog name or a Hub repository.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the main branch if left away.")] = None,
+    quant: Annotated[str | None, typer.Option(help="Which GGUF of the repository, as Q4_K_M.")] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave these files. Repeatable.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Another hub or a mirror.")] = None,
+    connections: Annotated[int | None, typer.Option(min=1, max=64, help="Connections at once; 8 by default.")] = None,
+    limit_rate: Annotated[str | None, typer.Option(metavar="RATE", help="Bytes per second in all, as 20M.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; download nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a model from the Hugging Face Hub into the vault, verified.
+
+    Interrupted pulls go on where they stopped: run the same command again.
+
+    \b
+    Examples:
+      modelvault pull llama-3.1-8b
+      modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
+      modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
+    """
+    from modelvault.artifact import ModelName
+    from modelvault.config import default_home, parse_size
+    from modelvault.operations.pull import PullRequest, pull
+    from modelvault.progress import Progress
+    from modelvault.sources.selection import Wish
+    from modelvault.vault import Vault
+
+    def work(progress: Progress) -> "PullPlan | PullResult":
+        request = PullRequest(
+            name=ModelName(name),
+            revision=revision,
+            wish=Wish(quant, tuple(include or ()), tuple(exclude or ())),
+            endpoint=endpoint,
+            connections=connections,
+            limit_rate=parse_size(limit_rate) if limit_rate else None,
+            allow_pickle=allow_pickle,
+            dry_run=dry_run,
+        )
+        with Vault.open(default_home()) as vault:
+            return pull(vault, request, progress)
+
+    run("pull", as_json, work, lines)
+
+
+def lines(result: "PullPlan | PullResult") -> Iterator[str]:
+    """Show a plan or what was done."""
+    from modelvault.results import PullPlan
+
+    plan = result if isinstance(result, PullPlan) else result.plan
+    if isinstance(result, PullPlan):
+        rows = [
+            (file.path, human_size(file.size), "here" if file.held == file.size else human_size(file.size - file.held))
+            for file in plan.files
+        ]
+        yield from table(("file", "size", "to download"), rows, right=(1, 2))
+        yield ""
+        if plan.left_out:
+            yield f"left out: {len(plan.left_out)} other files of the repository (--include takes them)"
+        yield f"{plan.name}: {plan.repository} at {plan.commit[:12]}, license {plan.license or 'unknown'}"
+        yield f"to download: {human_size(plan.to_download)} of {human_size(plan.total)}; free: {human_size(plan.free)}"
+        yield f"vault: {plan.vault}"
+        return
+    if result.unchanged:
+        yield f"{plan.name} is in the vault already, verified ({human_size(result.model.size)})"
+    else:
+        rate = human_size(result.received / max(result.seconds, 1e-3))
+        yield f"{plan.name}: {result.model.files} files, {human_size(result.model.size)}, every digest verified"
+        yield (
+            f"received {human_size(result.received)} in {human_time(result.seconds)} ({rate}/s), "
+            f"{human_size(result.reused)} were here"
+        )
+    yield f"manifest {result.model.manifest}"
+    yield f"next: modelvault bundle {plan.name} --to DIRECTORY"

@@ -1,0 +1,46 @@
+"""``modelvault registry``."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelvault.cli.run import Json, run
+
+if TYPE_CHECKING:
+    from modelvault.progress import Progress
+    from modelvault.results import RebuildResult
+
+app = typer.Typer(help="The SQLite database that indexes the vault.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def registry() -> None:
+    """The SQLite database that indexes the vault."""
+
+
+@app.command()
+def rebuild(as_json: Json = False) -> None:
+    """Make the registry anew from the layout and the event log.
+
+    \b
+    Example:
+      modelvault registry rebuild
+    """
+    from modelvault.config import default_home
+    from modelvault.operations.registry import rebuild
+    from modelvault.vault import Vault
+
+    def work(progress: "Progress") -> "RebuildResult":
+        with Vault.open(default_home(), create=False) as vault:
+            return rebuild(vault, progress)
+
+    run("registry rebuild", as_json, work, lines)
+
+
+def lines(result: "RebuildResult") -> Iterator[str]:
+    """Show what came back."""
+    yield (
+        f"rebuilt the registry of {result.vault}: {result.models} models, {result.installs} installs, "
+        f"{result.bundles} bundles, {result.events} events"
+    )

@@ -1,0 +1,67 @@
+"""``modelvault rm`` and ``modelvault gc``."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelvault.cli.console import human_size
+from modelvault.cli.run import Json, run
+
+if TYPE_CHECKING:
+    from modelvault.results import GcResult, RemoveResult
+
+
+def rm(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+    """Take a model out of the vault's list; `gc` frees its bytes. Installs in engines stay.
+
+    \b
+    Example:
+      modelvault rm llama-3.1-8b
+    """
+    from modelvault.artifact import ModelName
+    from modelvault.config import default_home
+    from modelvault.operations.rm import remove
+    from modelvault.vault import Vault
+
+    def work(_: object) -> "RemoveResult":
+        with Vault.open(default_home(), create=False) as vault:
+            return remove(vault, ModelName(model))
+
+    run("rm", as_json, work, _removed)
+
+
+def _removed(result: "RemoveResult") -> Iterator[str]:
+    yield f"removed {result.model} from {result.vault}"
+    yield f"`modelvault gc` would now free {human_size(result.freeable)}"
+
+
+def gc(
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Delete unfinished transfers too: they then start from nothing.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Free the bytes that no model needs.
+
+    \b
+    Example:
+      modelvault gc --dry-run
+    """
+    from modelvault.config import default_home
+    from modelvault.operations.gc import collect
+    from modelvault.vault import Vault
+
+    def work(_: object) -> "GcResult":
+        with Vault.open(default_home(), create=False) as vault:
+            return collect(vault, dry_run=dry_run, partial=partial)
+
+    run("gc", as_json, work, _collected)
+
+
+def _collected(result: "GcResult") -> Iterator[str]:
+    verb = "would free" if result.dry_run else "freed"
+    yield f"{verb} {human_size(result.size)} in {result.blobs} blobs of {result.vault}"
+    if result.partial:
+        yield f"{verb} {human_size(result.partial_size)} in {len(result.partial)} unfinished transfers"

@@ -1,0 +1,33 @@
+"""``modelvault serve``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelvault.cli.run import Json, run
+
+if TYPE_CHECKING:
+    from modelvault.progress import Progress
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
+    as_json: Json = False,
+) -> None:
+    """Offer the vault to other machines of this side, read-only, as a Hugging Face Hub.
+
+    \b
+    Examples:
+      modelvault serve --port 8765
+      HF_ENDPOINT=http://127.0.0.1:8765 hf download org/name
+    """
+    from modelvault.config import default_home
+    from modelvault.operations.serve import serve
+    from modelvault.vault import Vault
+
+    def work(progress: "Progress") -> None:
+        with Vault.open(default_home(), create=False) as vault:
+            serve(vault, host, port, lambda url: progress.log(f"serving {vault.root} at {url} (Ctrl-C ends it)"))
+
+    run("serve", as_json, work, lambda _: ())

@@ -1,0 +1,73 @@
+"""``modelvault show``."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelvault.cli.console import human_size
+from modelvault.cli.inspect import metadata_lines
+from modelvault.cli.run import Json, run
+from modelvault.cli.tables import table
+
+if TYPE_CHECKING:
+    from modelvault.results import ShowResult
+
+
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `list` prints.")],
+    metadata: Annotated[bool, typer.Option("--metadata", help="Show every metadata key of its files too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show all that the vault knows about a model: files, digests, origin, installs.
+
+    \b
+    Example:
+      modelvault show llama-3.1-8b --metadata
+    """
+    from modelvault.artifact import ModelName
+    from modelvault.config import default_home
+    from modelvault.operations.show import show
+    from modelvault.vault import Vault
+
+    def work(_: object) -> "ShowResult":
+        with Vault.open(default_home(), create=False) as vault:
+            return show(vault, ModelName(model))
+
+    run("show", as_json, work, lambda result: lines(result, metadata=metadata))
+
+
+def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
+    """Show facts, files, installs."""
+    model = result.model
+    facts = (
+        ("format", model.format),
+        ("architecture", model.architecture),
+        ("quantization", model.quantization),
+        ("parameters", f"{model.parameters:,}" if model.parameters else None),
+        ("size", f"{human_size(model.size)} in {model.files} files"),
+        ("source", model.source),
+        ("commit", model.commit),
+        ("license", model.license),
+        ("manifest", str(model.manifest)),
+        ("published", result.published_at),
+        ("last verified", result.last_check),
+    )
+    yield model.name
+    for label, value in facts:
+        if value:
+            yield f"  {label:<14}{value}"
+    yield ""
+    rows = [(file.path, human_size(file.size), file.digest.short) for file in result.files]
+    yield from table(("file", "size", "sha256"), rows, right=(1,))
+    if result.installs:
+        yield ""
+        installs = [(line.installed_name, line.engine, line.directory) for line in result.installs]
+        yield from table(("installed as", "engine", "directory"), installs)
+    if result.modelfile:
+        yield ""
+        yield "modelfile:"
+        yield from (f"  {line}" for line in result.modelfile.splitlines())
+    if metadata:
+        yield ""
+        yield from metadata_lines(result.metadata)

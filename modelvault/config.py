@@ -1,0 +1,94 @@
+"""Configuration, resolved once and passed in: flag over environment variable over ``config.toml`` over default."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from modelvault.errors import UsageProblem
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+VOLUME_SIZE = (4 << 30) - (64 << 20)
+"""Default uncompressed bytes of a volume: 4 GiB less room for expansion, so that FAT32 takes the file."""
+
+
+def parse_size(text: str) -> int:
+    """Read ``20M``, ``4GiB``, ``1.5 GB`` or plain bytes. ``K M G T`` are powers of 1000; with ``i``, of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise UsageProblem(f"not a size: {text!r}", hint="write 500M, 20GB or 4GiB")
+    number, prefix, binary = match.groups()
+    size = int(float(number) * (1024 if binary else 1000) ** _POWER[prefix.lower()])
+    if size <= 0:
+        raise UsageProblem(f"not a size: {text!r}", hint="sizes are larger than zero")
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set. Each field is a key of ``config.toml`` and an environment variable ``MODELVAULT_<FIELD>``."""
+
+    endpoint: str | None = None
+    connections: int = 8
+    limit_rate: int | None = None
+    volume_size: int = VOLUME_SIZE
+    label: str = "models"
+    lock_wait: float = 10.0
+
+    def override(self, **values: Any) -> "Config":
+        """Give a copy in which the values that are not ``None`` (the flags that were typed) win."""
+        return replace(self, **{key: value for key, value in values.items() if value is not None})
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "endpoint": str,
+    "connections": int,
+    "limit_rate": lambda value: parse_size(str(value)),
+    "volume_size": lambda value: parse_size(str(value)),
+    "label": str,
+    "lock_wait": float,
+}
+
+
+def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read ``<home>/config.toml`` and the environment. Raises ``UsageProblem`` that names the file, the key and the value."""
+    values: dict[str, Any] = {}
+    file = home / "config.toml"
+    if file.is_file():
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageProblem(f"{file}: {error}", hint="correct the file or remove it") from error
+        known = {field.name for field in fields(Config)}
+        for key in table:
+            if key not in known:
+                raise UsageProblem(f"{file}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
+        values |= {key: (table[key], str(file)) for key in table}
+    for field in fields(Config):
+        variable = f"MODELVAULT_{field.name.upper()}"
+        if variable in environment:
+            values[field.name] = (environment[variable], variable)
+    read: dict[str, Any] = {}
+    for key, (value, where) in values.items():
+        try:
+            read[key] = _READERS[key](value)
+        except (ValueError, TypeError) as error:
+            raise UsageProblem(f"{where}: not a valid {key}: {value!r}") from error
+    return Config(**read)
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Decide where the vault lies: ``MODELVAULT_HOME``, else ``/var/lib/modelvault`` for root, else the user's data directory."""
+    if chosen := environment.get("MODELVAULT_HOME"):
+        return Path(chosen).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/modelvault")
+    # Imported here: `modelvault --help` must not pay for it, and MODELVAULT_HOME makes it unnecessary.
+    from platformdirs import user_data_path  # noqa: PLC0415
+
+    return user_data_path("modelvault")

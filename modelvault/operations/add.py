@@ -1,0 +1,64 @@
+"""``add``: a local file or folder becomes a model, through the same door as a pull."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelvault import fsio
+from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe
+from modelvault.errors import UsageProblem
+from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.publishing import publish_fetched
+from modelvault.operations.summaries import summarize
+from modelvault.progress import Progress
+from modelvault.results import AddResult
+from modelvault.sources.folder import FolderSource
+from modelvault.transfer import TransferOptions, Transfers, Wanted
+from modelvault.vault import Vault
+
+_MODELFILE_LIMIT = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AddRequest:
+    """What the user asked for."""
+
+    path: Path
+    name: ModelName
+    license: str | None = None
+    modelfile: Path | None = None
+    allow_pickle: bool = False
+
+
+def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
+    """Copy a file or folder into the vault as a model, hashed on the way, resumable like a pull.
+
+    Raises ``UsageProblem``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace`` or ``VaultLocked``; the source stays as it is.
+    """
+    source = FolderSource(request.path)
+    files = source.files()
+    if not files:
+        raise UsageProblem(f"{request.path} holds no files", hint="name a model folder, a .gguf or a .safetensors file")
+    # A single file need not be a whole repository: only what lies in a folder can be incomplete.
+    if request.path.is_dir():
+        check_listing([file.path for file in files], allow_pickle=request.allow_pickle)
+    wanted = [
+        Wanted(file.path, file.size, None, functools.partial(source.open_range, file), source.identity(file))
+        for file in files
+    ]
+    recipe = None
+    if request.modelfile is not None:
+        recipe = Recipe(modelfile=fsio.read_regular(request.modelfile, limit=_MODELFILE_LIMIT).decode("utf-8"))
+    with Transfers(vault.partial, wanted, TransferOptions(connections=vault.config.connections), progress) as transfers:
+        fetched = transfers.run()
+        report = inspect_model({item.path: item.data for item in fetched}, allow_pickle=request.allow_pickle)
+        model = Model(
+            name=request.name,
+            origin=Origin("folder"),
+            files=tuple(FileSpec(item.path, item.size, item.sha256) for item in fetched),
+            traits=report.traits,
+            license=request.license,
+            recipe=recipe,
+        )
+        stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
+    return AddResult(vault.root, summarize(stored), unchanged, report.warnings)

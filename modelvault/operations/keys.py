@@ -1,0 +1,54 @@
+"""``keys``: the signing keys of this vault, and the ones whose signatures it accepts."""
+
+from pathlib import Path
+
+from modelvault.errors import TrustRefused
+from modelvault.keys import KeyInfo, read_key_file
+from modelvault.results import KeyLine, KeysResult
+from modelvault.vault import Vault
+
+
+def new_key(vault: Vault, name: str) -> KeysResult:
+    """Make a signing key. Raises ``UsageProblem`` if the name is taken or bad."""
+    info = vault.keys.new(name).info
+    vault.record("key-new", {"key": info.fingerprint, "name": info.name})
+    return _result(vault, info)
+
+
+def list_keys(vault: Vault) -> KeysResult:
+    """Give all keys, own ones first."""
+    return _result(vault, *vault.keys.list())
+
+
+def show_keys(vault: Vault, name: str | None) -> KeysResult:
+    """Give one key, or all own ones. Raises ``UsageProblem`` for one that is not there."""
+    return _result(vault, *([vault.keys.find(name)] if name else vault.keys.own()))
+
+
+def trust_key(vault: Vault, file: Path, fingerprint: str | None, name: str | None) -> KeysResult:
+    """Trust the key in ``file`` if it has the fingerprint that was carried separately. Raises ``TrustRefused``."""
+    if not fingerprint:
+        raise TrustRefused(
+            f"{file}: a key is trusted only with its fingerprint, which does not travel with it",
+            hint="run `modelvault keys show` on the connected side, and give what it prints with --fingerprint",
+        )
+    known = {info.fingerprint for info in vault.keys.list()}
+    info = vault.keys.trust(name or file.stem, read_key_file(file), fingerprint)
+    if info.fingerprint not in known:
+        vault.record("trust", {"key": info.fingerprint, "name": info.name})
+    return _result(vault, info)
+
+
+def revoke_key(vault: Vault, reference: str) -> KeysResult:
+    """Stop trusting a key. Raises ``UsageProblem`` for an unknown one or an own one."""
+    info = vault.keys.revoke(reference)
+    vault.record("revoke", {"key": info.fingerprint, "name": info.name})
+    return _result(vault, *vault.keys.list())
+
+
+def _result(vault: Vault, *infos: KeyInfo) -> KeysResult:
+    return KeysResult(vault.root, tuple(_line(info) for info in infos))
+
+
+def _line(info: KeyInfo) -> KeyLine:
+    return KeyLine(info.name, "signs" if info.own else "trusted", info.spelled, info.path)

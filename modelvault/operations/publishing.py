@@ -1,0 +1,37 @@
+"""The last step of every way into the vault: blobs, manifest, index, registry rows, in that order."""
+
+from collections.abc import Mapping, Sequence
+
+from modelvault import modelpack
+from modelvault.artifact import FileReport, Model, StoredModel
+from modelvault.transfer import Fetched, Transfers
+from modelvault.vault import Vault
+
+
+def publish_fetched(
+    vault: Vault, model: Model, reports: Mapping[str, FileReport], fetched: Sequence[Fetched], transfers: Transfers
+) -> tuple[StoredModel, bool]:
+    """Publish verified files and list the model; the second value says whether it was listed exactly so before.
+
+    A crash at any point leaves at worst blobs that no model refers to. Raises ``VaultLocked`` or ``NoSpace``.
+    """
+    with vault.publishing():
+        unchanged = is_published(vault, model)
+        for item in fetched:
+            if not vault.store.has(item.sha256, item.size):
+                vault.store.publish_blob(item.data, item.sha256)
+        stored = modelpack.store_form(model) if unchanged else vault.publish(model, reports)
+        for item in fetched:
+            transfers.discard(item)
+        return stored, unchanged
+
+
+def is_published(vault: Vault, model: Model) -> bool:
+    """Whether the layout and the registry list exactly this model, recipe included, under this name."""
+    wanted = modelpack.store_form(model)
+    listed = any(
+        (entry.name, entry.manifest, entry.recipe) == (model.name, wanted.manifest, model.recipe)
+        for entry in vault.store.entries()
+    )
+    row = vault.registry.model(model.name)
+    return listed and row is not None and row.manifest == wanted.manifest

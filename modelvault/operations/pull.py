@@ -1,0 +1,214 @@
+"""``pull``: from a name to a verified model in the vault."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from modelvault import fsio
+from modelvault.artifact import Algorithm, Digest, FileSpec, Model, ModelName, Origin, Recipe, SourceFile
+from modelvault.catalog import find_entry, load_catalog, suggest
+from modelvault.errors import UsageProblem
+from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.publishing import publish_fetched
+from modelvault.operations.summaries import summarize
+from modelvault.progress import Progress
+from modelvault.results import PlannedDownload, PullPlan, PullResult
+from modelvault.sources import Snapshot, Source
+from modelvault.sources.selection import Selection, Wish, select
+from modelvault.transfer import TransferOptions, Transfers, Wanted
+from modelvault.transfer.held import held_bytes
+from modelvault.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration."""
+
+    name: ModelName
+    revision: str | None = None
+    wish: Wish = field(default_factory=Wish)
+    endpoint: str | None = None
+    connections: int | None = None
+    limit_rate: int | None = None
+    allow_pickle: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How a pull may go about it."""
+
+    transfer: TransferOptions
+    allow_pickle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A request resolved to a repository."""
+
+    name: ModelName
+    repository: str
+    revision: str | None
+    wish: Wish
+    recipe: Recipe | None = None
+    verified: bool | None = None
+    license: str | None = None
+
+
+def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | PullResult:
+    """Bring a model into the vault; with ``dry_run`` only say what that would take.
+
+    Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
+    ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
+    """
+    target = _resolve(request)
+    config = vault.config.override(
+        endpoint=request.endpoint, connections=request.connections, limit_rate=request.limit_rate
+    )
+    # huggingface_hub is imported here alone, and only when something is pulled: never on the isolated side.
+    from modelvault.sources.hub import HubSource  # noqa: PLC0415
+
+    with contextlib.closing(HubSource(config.endpoint, connections=config.connections)) as source:
+        progress.log(f"looking up {target.repository}")
+        job = _prepare(vault, target, source, allow_pickle=request.allow_pickle)
+        plan = _plan(vault, job)
+        if request.dry_run:
+            return plan
+        transfer = TransferOptions(
+            connections=config.connections, limit_rate=config.limit_rate, lock_wait=config.lock_wait
+        )
+        return _run(vault, job, plan, _Options(transfer, request.allow_pickle), progress)
+
+
+def _resolve(request: PullRequest) -> _Target:
+    """Find out which repository a name means: a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
+    name = request.name
+    quant = request.wish.quant or name.quant
+    catalog = load_catalog()
+    entry = find_entry(name, catalog) or find_entry(ModelName(name.hub_id), catalog)
+    if entry is not None:
+        own = Wish(quant or entry.quant, request.wish.include or entry.include, entry.exclude + request.wish.exclude)
+        listed = entry.name if quant in {None, entry.quant} else ModelName(f"{entry.name}:{quant}")
+        return _Target(
+            listed,
+            entry.repository,
+            request.revision or entry.revision,
+            own,
+            entry.recipe,
+            entry.verified,
+            entry.license,
+        )
+    if name.organization is None:
+        near = suggest(name, catalog)
+        hint = f"did you mean {', '.join(near)}?" if near else "`modelvault catalog` lists the short names"
+        raise UsageProblem(f"{name} is not in the catalog", hint=f"{hint} a Hub repository is written org/name")
+    listed = ModelName(f"{name.hub_id}:{quant}") if quant else name
+    return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
+
+
+def _held_already(vault: Vault, target: _Target, files: Sequence[SourceFile]) -> dict[str, Digest]:
+    """Which files lie in the vault: by their SHA-256, or by the digest that this model's last pull had for them."""
+    known: dict[Digest, Digest] = {}
+    for entry in vault.store.entries():
+        if entry.name == target.name:
+            last = vault.store.load(entry.name, entry.manifest).model
+            known = {file.upstream: file.digest for file in last.files if file.upstream is not None}
+    held = {}
+    for file in files:
+        if file.digest is None:
+            continue
+        digest = file.digest if file.digest.algorithm is Algorithm.SHA256 else known.get(file.digest)
+        if digest is not None and vault.store.has(digest, file.size):
+            held[file.path] = digest
+    return held
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A pull that is fully known: what is wanted, what is here, where the rest comes from."""
+
+    target: _Target
+    snapshot: Snapshot
+    selection: Selection
+    held: Mapping[str, Digest]
+    wanted: tuple[Wanted, ...]
+
+
+def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: bool) -> _Job:
+    """List, choose and check; nothing is downloaded."""
+    snapshot = source.snapshot(target.repository, target.revision)
+    selection = select(snapshot.files, target.wish)
+    check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
+    held = _held_already(vault, target, selection.files)
+    wanted = tuple(
+        Wanted(
+            path=file.path,
+            size=file.size,
+            digest=file.digest,
+            open=functools.partial(source.open_range, snapshot, file),
+            identity=f"{snapshot.repository}@{snapshot.commit}",
+        )
+        for file in selection.files
+        if file.path not in held
+    )
+    return _Job(target, snapshot, selection, held, wanted)
+
+
+def _plan(vault: Vault, job: _Job) -> PullPlan:
+    here = {wanted.path: held_bytes(vault.partial, wanted) for wanted in job.wanted}
+    files = tuple(
+        PlannedDownload(file.path, file.size, here.get(file.path, file.size), file.digest)
+        for file in job.selection.files
+    )
+    target = job.target
+    warnings = []
+    if target.verified is False:
+        warnings.append(f"the catalog entry {target.name} was not checked online yet: compare repository and license")
+    if job.snapshot.gated:
+        warnings.append(f"{target.repository} is gated: its publisher asks for an agreement and a token")
+    return PullPlan(
+        vault=vault.root,
+        name=str(target.name),
+        repository=target.repository,
+        commit=job.snapshot.commit,
+        license=job.snapshot.license or target.license,
+        verified=target.verified,
+        files=files,
+        left_out=tuple(file.path for file in job.selection.left_out),
+        total=sum(file.size for file in files),
+        to_download=sum(file.size - file.held for file in files),
+        free=fsio.free_space(vault.root),
+        warnings=tuple(warnings),
+    )
+
+
+def _run(vault: Vault, job: _Job, plan: PullPlan, options: _Options, progress: Progress) -> PullResult:
+    begun = time.monotonic()
+    with Transfers(vault.partial, job.wanted, options.transfer, progress) as transfers:
+        fetched = transfers.run()
+        paths = {item.path: item.data for item in fetched}
+        paths |= {path: vault.store.blob_path(digest) for path, digest in job.held.items()}
+        report = inspect_model(paths, allow_pickle=options.allow_pickle)
+        digests = {item.path: item.sha256 for item in fetched} | dict(job.held)
+        model = Model(
+            name=job.target.name,
+            origin=Origin("hub", job.snapshot.repository, job.snapshot.commit),
+            files=tuple(
+                FileSpec(file.path, file.size, digests[file.path], file.digest) for file in job.selection.files
+            ),
+            traits=report.traits,
+            license=plan.license,
+            recipe=job.target.recipe,
+        )
+        stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
+    return PullResult(
+        plan=plan,
+        model=summarize(stored),
+        received=sum(item.received for item in fetched),
+        reused=sum(item.reused for item in fetched) + sum(file.held for file in plan.files if file.path in job.held),
+        seconds=time.monotonic() - begun,
+        unchanged=unchanged,
+        warnings=(*plan.warnings, *report.warnings),
+    )

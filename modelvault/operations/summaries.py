@@ -1,0 +1,36 @@
+"""How a stored model is summed up in a result; shared by the operations that show models."""
+
+from modelvault.artifact import StoredModel
+from modelvault.results import BundleModel, ModelSummary
+
+
+def summarize(stored: StoredModel) -> ModelSummary:
+    """Sum up a model for ``list``, ``show`` and the results of whatever brought it in."""
+    model = stored.model
+    origin = model.origin
+    return ModelSummary(
+        name=model.name.text,
+        format=model.traits.format,
+        architecture=model.traits.architecture,
+        quantization=model.traits.quantization,
+        parameters=model.traits.parameters,
+        files=len(model.files),
+        size=model.size,
+        source=f"{origin.kind}:{origin.repository}" if origin.repository else origin.kind,
+        commit=origin.commit,
+        license=model.license,
+        manifest=stored.manifest,
+    )
+
+
+def bundle_model(stored: StoredModel) -> BundleModel:
+    """Sum up a model as a part of a bundle."""
+    model = stored.model
+    return BundleModel(
+        name=model.name.text,
+        format=model.traits.format,
+        quantization=model.traits.quantization,
+        files=len(model.files),
+        size=model.size,
+        manifest=stored.manifest,
+    )

@@ -1,0 +1,28 @@
+"""``uninstall``: take exactly what was installed out of an engine's directories."""
+
+from modelvault.engines import InstallRecord, engines, parse_target
+from modelvault.errors import UsageProblem
+from modelvault.results import UninstallResult
+from modelvault.vault import Vault
+
+
+def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
+    """Remove an install, named by the vault's or the engine's name. Raises ``UsageProblem`` if it is not recorded."""
+    target = parse_target(engine)
+    rows = [
+        row
+        for row in vault.registry.installs()
+        if (row.engine, row.directory) == (target.engine, str(target.directory))
+        and model in {row.model, row.installed_name}
+    ]
+    if not rows:
+        raise UsageProblem(
+            f"{model} is not installed in {target.engine} at {target.directory}",
+            hint="`modelvault show MODEL` lists the installs of a model; name the directory: --engine ENGINE=DIR",
+        )
+    removed = []
+    for row in rows:
+        removed += engines()[row.engine].uninstall(InstallRecord.from_json(row.record))
+        place = {"engine": row.engine, "directory": row.directory, "installed_name": row.installed_name}
+        vault.record("uninstall", place)
+    return UninstallResult(vault.root, rows[0].model, target.engine, str(target.directory), tuple(removed))

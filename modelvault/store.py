@@ -1,0 +1,170 @@
+"""The vault's blobs as an OCI image layout: ``oci-layout``, ``index.json``, ``blobs/sha256/<hex>``.
+
+A blob is written elsewhere on the same file system, verified there, and only then renamed in, mode 0444. Nothing here computes
+a digest on the way in: whoever publishes has just computed it from the bytes that were written.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from modelvault import fsio, modelpack
+from modelvault.artifact import Digest, Model, ModelName, Recipe, StoredModel
+from modelvault.errors import DigestMismatch, InvalidModelFile
+
+BLOB_MODE = 0o444
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], object] | None = None) -> Digest:
+    """Compute the SHA-256 of a file; ``on_bytes`` is told how many bytes each block had."""
+    state = hashlib.sha256()
+    with path.open("rb", buffering=0) as reader:
+        while block := reader.read(4 * fsio.BLOCK):
+            state.update(block)
+            if on_bytes is not None:
+                on_bytes(len(block))
+    return Digest.sha256(state.hexdigest())
+
+
+class Store:
+    """One OCI image layout. Changing ``index.json`` needs the vault's lock; adding blobs does not."""
+
+    def __init__(self, root: Path) -> None:
+        """Look at the layout in ``root``; ``create`` makes one."""
+        self.root = root
+        self._blobs = root / "blobs" / "sha256"
+        self._index = root / "index.json"
+
+    def create(self) -> None:
+        """Make the directories and documents that are not there yet."""
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        layout = self.root / "oci-layout"
+        if not layout.exists():
+            fsio.atomic_write(layout, modelpack.OCI_LAYOUT)
+        if not self._index.exists():
+            fsio.atomic_write(self._index, modelpack.encode_index([]))
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a layout."""
+        return (self.root / "oci-layout").is_file()
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where the blob of a SHA-256 lies, or would lie."""
+        if digest.algorithm != "sha256":
+            raise ValueError(f"blobs are named by SHA-256, not {digest}")
+        return self._blobs / digest.hex
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Whether the blob is there with the right length (its content was verified when it came in)."""
+        try:
+            return self.blob_path(digest).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    def publish_blob(self, temporary: Path, digest: Digest) -> Path:
+        """Rename a verified file of the vault's file system to its place. Raises ``NoSpace`` or ``OSError``."""
+        final = self.blob_path(digest)
+        fsio.publish(temporary, final, mode=BLOB_MODE)
+        return final
+
+    def put_bytes(self, data: bytes) -> Digest:
+        """Store a small document as a blob."""
+        digest = Digest.of_bytes(data)
+        if not self.has(digest, len(data)):
+            fsio.atomic_write(self.blob_path(digest), data, mode=BLOB_MODE)
+        return digest
+
+    def read_document(self, digest: Digest) -> bytes:
+        """Read a manifest or config and check it against its digest. Raises ``DigestMismatch``."""
+        path = self.blob_path(digest)
+        try:
+            data = fsio.read_regular(path, limit=modelpack.MAX_DOCUMENT)
+        except FileNotFoundError as error:
+            raise InvalidModelFile(
+                str(path), "missing-blob", "the vault's index names this blob, but it is not there",
+                hint="run `modelvault verify`; pull or import the model again",
+            ) from error  # fmt: skip
+        if Digest.of_bytes(data) != digest:
+            raise DigestMismatch(
+                f"{path} does not have the digest that it is named by",
+                hint="the file changed on disk: remove it, then pull or import the model again",
+                path=str(path),
+                expected=str(digest),
+                actual=str(Digest.of_bytes(data)),
+            )
+        return data
+
+    def entries(self) -> tuple[modelpack.IndexEntry, ...]:
+        """Read ``index.json`` alone: every model's name and manifest, sorted by name."""
+        data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
+        return modelpack.decode_index(data, what=str(self._index))
+
+    def models(self) -> tuple[StoredModel, ...]:
+        """Read every model with its manifest and config, sorted by name. Raises for one whose documents are damaged."""
+        return tuple(self.load(entry.name, entry.manifest, entry.recipe) for entry in self.entries())
+
+    def find(self, name: ModelName) -> StoredModel | None:
+        """Read one model, or ``None`` if ``index.json`` does not list it."""
+        for entry in self.entries():
+            if entry.name == name:
+                return self.load(entry.name, entry.manifest, entry.recipe)
+        return None
+
+    def load(self, name: ModelName, manifest: Digest, recipe: Recipe | None = None) -> StoredModel:
+        """Read a model from its manifest blob."""
+        data = self.read_document(manifest)
+        what = str(self.blob_path(manifest))
+        config, _ = modelpack.config_digest(data, what=what)
+        model = modelpack.decode_manifest(data, self.read_document(config), name, recipe, what=what)
+        return StoredModel(model, manifest, len(data))
+
+    def add(self, model: Model) -> StoredModel:
+        """Publish config, manifest and index entry of a model whose blobs are all there. Replaces one of the same name."""
+        for file in model.files:
+            if not self.has(file.digest, file.size):
+                raise InvalidModelFile(
+                    f"{model.name}: {file.path}", "missing-blob", f"blob {file.digest.short} is not in the vault"
+                )
+        self.put_bytes(modelpack.encode_config(model))
+        manifest = modelpack.encode_manifest(model)
+        stored = StoredModel(model, self.put_bytes(manifest), len(manifest))
+        others = [entry for entry in self.entries() if entry.name != model.name]
+        entry = modelpack.IndexEntry(model.name, stored.manifest, stored.manifest_size, model.recipe)
+        fsio.atomic_write(self._index, modelpack.encode_entries([*others, entry]))
+        return stored
+
+    def remove(self, name: ModelName) -> None:
+        """Take a model out of ``index.json``; its blobs stay until somebody deletes them."""
+        others = [entry for entry in self.entries() if entry.name != name]
+        fsio.atomic_write(self._index, modelpack.encode_entries(others))
+
+    def blobs(self) -> Iterator[tuple[Digest, int]]:
+        """List every blob with its length in bytes; what is not named by a digest is passed over."""
+        with os.scandir(self._blobs) as entries:
+            for entry in entries:
+                try:
+                    digest = Digest.sha256(entry.name)
+                except ValueError:
+                    continue
+                yield digest, entry.stat(follow_symlinks=False).st_size
+
+    def blobs_of(self, manifest: Digest) -> dict[Digest, int]:
+        """Name the blobs of one model with their length in bytes: its manifest, its config, its files."""
+        data = self.read_document(manifest)
+        what = str(self.blob_path(manifest))
+        config, config_size = modelpack.config_digest(data, what=what)
+        model = modelpack.decode_manifest(data, None, ModelName("model"), what=what)
+        return {manifest: len(data), config: config_size} | {file.digest: file.size for file in model.files}
+
+    def unneeded(self) -> dict[Digest, int]:
+        """Name the blobs that no model needs, with their length in bytes."""
+        needed: set[Digest] = set()
+        for entry in self.entries():
+            needed |= self.blobs_of(entry.manifest).keys()
+        return {digest: size for digest, size in self.blobs() if digest not in needed}
+
+    def delete_blob(self, digest: Digest) -> None:
+        """Remove a blob; the caller has made sure that nothing needs it."""
+        self.blob_path(digest).unlink(missing_ok=True)

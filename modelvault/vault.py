@@ -1,0 +1,161 @@
+"""The vault: the opened store, registry, event log, keys and configuration that the operations work on."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from modelvault import fsio
+from modelvault.artifact import FileReport, Model, ModelName, StoredModel
+from modelvault.config import Config, load_config
+from modelvault.errors import ModelvaultError, UsageProblem
+from modelvault.eventlog import EventLog
+from modelvault.registry import Registry
+from modelvault.store import Store
+
+if TYPE_CHECKING:
+    from modelvault.keys import KeyRing
+
+
+def now() -> str:
+    """The time as the registry and the event log write it: UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Vault:
+    """One vault on one machine, on either side of the gap. Use it as a context manager."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        """Wire the parts together; ``open`` is the way in."""
+        self.root = root
+        self.config = config
+        self.store = Store(root)
+        self.events = EventLog(root / "events.jsonl")
+        self.partial = root / "partial"
+        self.registry_file = root / "registry.sqlite"
+        self._registry: Registry | None = None
+
+    @classmethod
+    def open(cls, root: Path, *, config: Config | None = None, create: bool = True) -> Self:
+        """Open the vault in ``root``; an absent one is made unless ``create`` is false.
+
+        Raises ``UsageProblem`` where there is none, ``ModelvaultError`` where its registry is missing.
+        """
+        vault = cls(root, config or load_config(root))
+        if not vault.store.exists and not create:
+            raise UsageProblem(
+                f"there is no vault in {root}",
+                hint="set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
+                path=str(root),
+            )
+        with fsio.no_space_at(root):
+            root.mkdir(parents=True, exist_ok=True)
+            vault.store.create()
+            vault.partial.mkdir(exist_ok=True)
+        return vault
+
+    def __enter__(self) -> Self:
+        """Open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the registry."""
+        self.close_registry()
+
+    def close_registry(self) -> None:
+        """Close the registry; it is opened again when next asked for."""
+        if self._registry is not None:
+            self._registry.close()
+            self._registry = None
+
+    @property
+    def registry(self) -> Registry:
+        """The registry; opened when first asked for."""
+        if self._registry is None:
+            if not self.registry_file.exists() and self.store.entries():
+                raise ModelvaultError(
+                    f"the registry of the vault in {self.root} is missing",
+                    hint="run `modelvault registry rebuild`: it restores it from the layout and the event log",
+                    path=str(self.registry_file),
+                )
+            self._registry = Registry.open(self.registry_file, wait=self.config.lock_wait)
+            self._catch_up(self._registry)
+        return self._registry
+
+    def _catch_up(self, registry: Registry) -> None:
+        """Apply what the log has and the registry missed, as after a crash between the two."""
+        last = self.events.last()
+        if last is not None and registry.last_event() < last.number:
+            registry.apply_events(self.events.read())
+
+    @cached_property
+    def keys(self) -> "KeyRing":
+        """The signing keys and the trusted ones."""
+        from modelvault.keys import KeyRing  # noqa: PLC0415 (cryptography is slow to import, and few commands need it)
+
+        return KeyRing(self.root / "keys")
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Change what the vault lists: one process at a time, for moments; bundles under way do not mind.
+
+        Raises ``VaultLocked`` (exit 11) when another process keeps the lock for longer than ``lock_wait``.
+        """
+        with self.holding(), self._lock("index.lock", shared=False):
+            yield
+
+    @contextlib.contextmanager
+    def removing(self) -> Iterator[None]:
+        """Have the vault alone, to remove something from it. Raises ``VaultLocked``, as while a bundle is written."""
+        with self._lock("lock", shared=False), self._lock("index.lock", shared=False):
+            yield
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep what is in the vault from being removed; any number of processes may. Raises ``VaultLocked``."""
+        with self._lock("lock", shared=True):
+            yield
+
+    def _lock(self, name: str, *, shared: bool) -> fsio.FileLock:
+        wait = self.config.lock_wait
+        return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=f"the vault in {self.root}")
+
+    def record(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Write an event to the log, then into the registry; a registry that cannot take it is an error."""
+        registry = self.registry
+        registry.apply_event(self.events.append(kind, data))
+
+    def publish(self, model: Model, reports: Mapping[str, FileReport]) -> StoredModel:
+        """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there."""
+        registry = self.registry
+        stored = self.store.add(model)
+        registry.record_model(stored, reports, now())
+        self.record("model-published", {"model": model.name.text, "manifest": str(stored.manifest)})
+        return stored
+
+    def model(self, name: ModelName) -> StoredModel:
+        """Find a model by its exact name, or by one that means it. Raises ``UsageProblem`` naming what there is."""
+        entries = {entry.name.text: entry for entry in self.store.entries()}
+        entry = entries.get(name.text)
+        if entry is None:
+            folded = [text for text in entries if text.casefold() == name.text.casefold()]
+            entry = entries[folded[0]] if len(folded) == 1 else None
+        if entry is None:
+            near = [text for text in entries if name.repository.casefold() in text.casefold()]
+            hint = f"did you mean {', '.join(near[:5])}?" if near else "`modelvault list` shows what is there"
+            raise UsageProblem(f"no model {name} in the vault {self.root}", hint=hint, model=name.text)
+        return self.store.load(entry.name, entry.manifest, entry.recipe)
+
+    def select(self, names: Sequence[ModelName]) -> tuple[StoredModel, ...]:
+        """Give the models of these names, or all of them if none is named; each once."""
+        if not names:
+            return self.store.models()
+        chosen = {stored.model.name: stored for stored in map(self.model, names)}
+        return tuple(chosen.values())
+
+    @property
+    def history_lost(self) -> bool:
+        """Whether there are models but no event log: replay protection is gone with it."""
+        return self.events.last() is None and bool(self.store.entries())
