@@ -1,0 +1,34 @@
+"""The registry: the SQLite database that indexes the vault. The only package that imports SQLAlchemy and Alembic.
+
+It holds nothing that the layout and the event log do not: ``Registry.rebuild`` makes it anew from both.
+"""
+
+from modelvault.registry.connection import RegistryDamaged, RegistryUnreadable
+from modelvault.registry.database import Registry
+from modelvault.registry.replay import EventNotUnderstood, LoggedEvent
+from modelvault.registry.rows import (
+    BundleRow,
+    CheckRow,
+    Direction,
+    EventRow,
+    FileRow,
+    InstallRow,
+    MetadataRow,
+    ModelRow,
+)
+
+__all__ = [
+    "BundleRow",
+    "CheckRow",
+    "Direction",
+    "EventNotUnderstood",
+    "EventRow",
+    "FileRow",
+    "InstallRow",
+    "LoggedEvent",
+    "MetadataRow",
+    "ModelRow",
+    "Registry",
+    "RegistryDamaged",
+    "RegistryUnreadable",
+]

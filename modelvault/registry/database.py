@@ -1,0 +1,260 @@
+"""The registry: one object over the database file, values in and values out, one transaction per call."""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Session, aliased, selectinload
+
+from modelvault.artifact import FileReport, ModelName, StoredModel
+from modelvault.errors import ModelvaultError, UsageProblem
+from modelvault.fsio import fsync_directory, on_network_file_system, temporary_beside
+from modelvault.registry import convert, replay
+from modelvault.registry.connection import WRITE, Access, damaged
+from modelvault.registry.migrate import prepare
+from modelvault.registry.rows import (
+    BundleRow,
+    CheckRow,
+    Direction,
+    EventRow,
+    FileRow,
+    InstallRow,
+    MetadataRow,
+    ModelRow,
+)
+from modelvault.registry.schema import (
+    BlobTable,
+    BundleTable,
+    CheckTable,
+    EventTable,
+    FileTable,
+    InstallTable,
+    MetadataTable,
+    ModelTable,
+)
+
+
+class Registry:
+    """The registry of one vault. Every method may raise ``VaultLocked``, ``NoSpace``, ``RegistryDamaged``, ``RegistryUnreadable``."""
+
+    def __init__(self, access: Access) -> None:
+        """Use ``Registry.open``."""
+        self._access = access
+        self._engine = access.engine()
+        self._writer = self._engine.execution_options(**{WRITE: True})
+
+    @classmethod
+    def open(cls, path: Path, *, wait: float = 10.0, network: Callable[[Path], bool] = on_network_file_system) -> Self:
+        """Open the registry, made if it is not there and migrated if it is older; read-only where this user may only read.
+
+        ``wait`` is how many seconds a call waits for another process; ``network`` tells whether a path lies on a network file
+        system. Raises ``UsageProblem`` if a newer modelvault wrote it.
+        """
+        access = Access(path, wait, network)
+        prepare(access)
+        return cls(access)
+
+    @classmethod
+    @contextlib.contextmanager
+    def rebuild(cls, path: Path, *, network: Callable[[Path], bool] = on_network_file_system) -> Iterator["Registry"]:
+        """Fill an empty registry beside ``path``; it takes the place of the old one, whatever that was, when the block succeeds.
+
+        The caller keeps other processes out (the vault's lock): what they write to the old file meanwhile is lost.
+        """
+        temporary = temporary_beside(path)
+        try:
+            with cls.open(temporary, network=network) as registry:
+                yield registry
+            # A journal that survived the old database would be replayed into the new one.
+            for suffix in ("-wal", "-shm", "-journal"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            temporary.rename(path)
+            fsync_directory(path.parent)
+        finally:
+            for name in (
+                *(temporary.name + suffix for suffix in ("", "-wal", "-shm", "-journal")),
+                f".{temporary.name}.lock",
+            ):
+                temporary.with_name(name).unlink(missing_ok=True)
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._access.path
+
+    def close(self) -> None:
+        """Close all connections; the last process to do so folds the write-ahead log into the database."""
+        with self._access.errors():
+            self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        """Give the registry itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """Run a block in one transaction that holds the write lock from its beginning."""
+        with self._access.errors(), Session(self._writer) as session, session.begin():
+            yield session
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """Run a block of queries that see one state of the database; what they find must be what we would write."""
+        with self._access.errors(), Session(self._engine) as session:
+            try:
+                yield session
+            except (ValueError, TypeError, ModelvaultError) as error:
+                raise damaged(self.path, error) from error
+
+    # ── models ──
+
+    def record_model(self, stored: StoredModel, reports: Mapping[str, FileReport], published_at: str) -> None:
+        """Record a model, in place of one of the same name. ``reports`` are by path, for the weight files; the time is UTC."""
+        model = stored.model
+        unknown = sorted(set(reports) - {file.path for file in model.files})
+        if unknown:
+            raise ValueError(f"reports of files that {model.name} does not have: {', '.join(unknown)}")
+        blobs = [{"digest": str(file.digest), "size": file.size} for file in model.files]
+        files = [convert.file_values(model.name, file, reports.get(file.path)) for file in model.files]
+        metadata = [
+            row for path, report in sorted(reports.items()) for row in convert.metadata_values(model.name, path, report)
+        ]
+        with self._writing() as session:
+            session.execute(delete(ModelTable).where(ModelTable.name == model.name.text))
+            session.execute(insert(ModelTable), [convert.model_values(stored, published_at)])
+            for table, rows in ((BlobTable, blobs), (FileTable, files), (MetadataTable, metadata)):
+                if rows:
+                    # Two files, or two models, may have the same blob; nothing else here is there already.
+                    session.execute(insert(table).on_conflict_do_nothing(), rows)
+            _forget_orphans(session)
+
+    def forget_model(self, name: ModelName) -> None:
+        """Forget a model, its files and the blobs that no other model has; its history stays. Unknown names are no error."""
+        with self._writing() as session:
+            session.execute(delete(ModelTable).where(ModelTable.name == name.text))
+            _forget_orphans(session)
+
+    def models(self) -> tuple[ModelRow, ...]:
+        """Give all models, by name."""
+        query = select(ModelTable).options(selectinload(ModelTable.files)).order_by(ModelTable.name)
+        with self._reading() as session:
+            return tuple(convert.model_row(row) for row in session.scalars(query))
+
+    def model(self, name: ModelName) -> ModelRow | None:
+        """Give one model, or ``None`` if there is none of that name."""
+        query = select(ModelTable).options(selectinload(ModelTable.files)).where(ModelTable.name == name.text)
+        with self._reading() as session:
+            row = session.scalar(query)
+            return None if row is None else convert.model_row(row)
+
+    def find(self, names: Iterable[ModelName]) -> tuple[ModelRow, ...]:
+        """Give the models of these names, in that order and each once. Raises ``UsageProblem`` that names those not in the vault."""
+        known = {row.name: row for row in self.models()}
+        wanted = tuple(dict.fromkeys(names))
+        missing = [name.text for name in wanted if name not in known]
+        if missing:
+            near = difflib.get_close_matches(missing[0], [name.text for name in known], n=3)
+            raise UsageProblem(
+                f"no such model in the vault: {', '.join(missing)}",
+                hint=f"did you mean {' or '.join(near)}?" if near else "modelvault list shows what there is",
+                models=missing,
+            )
+        return tuple(known[name] for name in wanted)
+
+    def files(self, name: ModelName) -> tuple[FileRow, ...]:
+        """Give the files of a model, by path, with what the weight files say about themselves."""
+        query = select(FileTable).where(FileTable.model == name.text).order_by(FileTable.path)
+        with self._reading() as session:
+            return tuple(convert.file_row(row) for row in session.scalars(query))
+
+    def metadata(self, name: ModelName) -> tuple[MetadataRow, ...]:
+        """Give every metadata key of a model's weight files, by path and key."""
+        query = (
+            select(MetadataTable)
+            .where(MetadataTable.model == name.text)
+            .order_by(MetadataTable.path, MetadataTable.key)
+        )
+        with self._reading() as session:
+            return tuple(convert.metadata_row(row) for row in session.scalars(query))
+
+    # ── history ──
+
+    def apply_event(self, event: replay.LoggedEvent) -> None:
+        """Mirror an event of the log and record what it says, once only. The way in for all history: see ``replay``."""
+        self.apply_events((event,))
+
+    def apply_events(self, events: Iterable[replay.LoggedEvent]) -> None:
+        """Do so for many, in one transaction; those applied before are passed over."""
+        with self._writing() as session:
+            for event in events:
+                replay.apply(session, event)
+
+    def last_event(self) -> int:
+        """Tell up to which number every event was applied (0: none). Where the log's last has a higher one, some were missed.
+
+        A process that was killed between logging and applying leaves that; ``apply_events`` over the whole log catches up.
+        """
+        following = aliased(EventTable)
+        ends = (
+            select(EventTable.number)
+            .outerjoin(following, following.number == EventTable.number + 1)
+            .where(following.number.is_(None))
+        )
+        with self._reading() as session:
+            first = session.scalar(select(func.min(EventTable.number)))
+            return (session.scalar(ends.order_by(EventTable.number).limit(1)) or 0) if first == 1 else 0
+
+    def events(self) -> tuple[EventRow, ...]:
+        """Give the mirrored events, in order."""
+        with self._reading() as session:
+            return tuple(
+                convert.event_row(row) for row in session.scalars(select(EventTable).order_by(EventTable.number))
+            )
+
+    def checks(self, name: ModelName) -> tuple[CheckRow, ...]:
+        """Give the checks of a model, the newest first."""
+        query = select(CheckTable).where(CheckTable.model == name.text)
+        with self._reading() as session:
+            rows = session.scalars(query.order_by(CheckTable.checked_at.desc(), CheckTable.id.desc()))
+            return tuple(convert.check_row(row) for row in rows)
+
+    def bundles(self) -> tuple[BundleRow, ...]:
+        """Give the bundles written and imported, in the order recorded."""
+        with self._reading() as session:
+            return tuple(
+                convert.bundle_row(row) for row in session.scalars(select(BundleTable).order_by(BundleTable.id))
+            )
+
+    def last_sequence(self, key_fingerprint: str, label: str, direction: Direction) -> int | None:
+        """Give the newest sequence that was written (or completely imported) under a key and label."""
+        query = select(func.max(BundleTable.sequence)).where(
+            BundleTable.key_fingerprint == key_fingerprint,
+            BundleTable.label == label,
+            BundleTable.direction == direction,
+        )
+        with self._reading() as session:
+            return session.scalar(query)
+
+    def installs(self, model: ModelName | None = None, *, removed: bool = False) -> tuple[InstallRow, ...]:
+        """Give what is installed, of one model or all, in the order recorded; with ``removed``, also what was."""
+        query = select(InstallTable).order_by(InstallTable.id)
+        if model is not None:
+            query = query.where(InstallTable.model == model.text)
+        if not removed:
+            query = query.where(InstallTable.removed_at.is_(None))
+        with self._reading() as session:
+            return tuple(convert.install_row(row) for row in session.scalars(query))
+
+
+def _forget_orphans(session: Session) -> None:
+    """Remove the blobs that no file refers to."""
+    used = select(FileTable.digest)
+    session.execute(delete(BlobTable).where(BlobTable.digest.not_in(used)).execution_options(synchronize_session=False))

@@ -1,0 +1,108 @@
+"""What the registry's queries return: frozen values, no object of the database's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from modelvault.artifact import ArraySummary, Digest, ModelName, Scalar, StoredModel
+
+Direction = Literal["written", "imported"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A model that the vault holds. ``published_at`` is UTC."""
+
+    stored: StoredModel
+    published_at: str
+
+    @property
+    def name(self) -> ModelName:
+        """What the user calls it."""
+        return self.stored.model.name
+
+    @property
+    def manifest(self) -> Digest:
+        """Its identity."""
+        return self.stored.manifest
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its files together."""
+        return self.stored.model.size
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file of a model, with what it says about itself if it is a weight file (else those are ``None``)."""
+
+    model: ModelName
+    path: str
+    size: int
+    digest: Digest
+    upstream: Digest | None
+    format: str | None
+    architecture: str | None
+    quantization: str | None
+    tensors: int | None
+    parameters: int | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRow:
+    """One metadata key of a weight file."""
+
+    model: ModelName
+    path: str
+    key: str
+    value: Scalar | ArraySummary
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRow:
+    """One time that a model (or a single blob of it) was hashed again. ``outcome`` is ``ok``, ``damaged`` or ``missing``."""
+
+    model: str | None
+    blob: str | None
+    checked_at: str
+    outcome: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRow:
+    """A bundle that was written or completely imported. ``key_fingerprint`` is ``None`` for one imported unsigned."""
+
+    direction: Direction
+    index_digest: str
+    label: str
+    sequence: int
+    key_fingerprint: str | None
+    recorded_at: str
+    path: str | None = None
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRow:
+    """A model in an engine. ``record`` is what the engine's adapter wrote down; ``removed_at`` is ``None`` while it is there."""
+
+    engine: str
+    directory: str
+    model: str
+    manifest: str
+    installed_name: str
+    record: Mapping[str, Any]
+    installed_at: str
+    removed_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event of the log, as mirrored."""
+
+    number: int
+    time: str
+    kind: str
+    data: Mapping[str, Any]
