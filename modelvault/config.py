@@ -77,7 +77,7 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
     for key, (value, where) in values.items():
         try:
             read[key] = _READERS[key](value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UsageProblem) as error:
             raise UsageProblem(f"{where}: not a valid {key}: {value!r}") from error
     return Config(**read)
 

@@ -181,7 +181,10 @@ def start_writeback(descriptor: int, offset: int, length: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "sync_file_range"):
         libc.sync_file_range(
-            ctypes.c_int(descriptor), ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+            ctypes.c_int(descriptor),
+            ctypes.c_int64(offset),
+            ctypes.c_int64(length),
+            ctypes.c_uint(_SYNC_FILE_RANGE_WRITE),
         )
 
 
@@ -332,14 +335,20 @@ def copy_bytes(source: Path, destination: Path, *, on_bytes: Callable[[bytes], o
 _NETWORK = {0x6969, 0x517B, 0xFF534D42, 0xFE534D42, 0x01021997, 0x00C36400, 0x65735546}
 
 
-def on_network_file_system(path: Path) -> bool:
-    """Tell whether ``path`` lies on NFS, SMB, 9P, Ceph or FUSE. ``False`` where the system cannot say."""
+def file_system_type(path: Path) -> int | None:
+    """Give the ``f_type`` of statfs(2) for ``path`` or its nearest existing parent; ``None`` where the system cannot say."""
+    if os.uname().sysname != "Linux":
+        return None
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         buffer = ctypes.create_string_buffer(256)
         if libc.statfs(os.fsencode(existing_parent(path)), buffer) != 0:
-            return False
+            return None
     except (OSError, AttributeError):
-        return False
-    kind = int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
-    return os.uname().sysname == "Linux" and kind in _NETWORK
+        return None
+    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
+
+
+def on_network_file_system(path: Path) -> bool:
+    """Tell whether ``path`` lies on NFS, SMB, 9P, Ceph or FUSE. ``False`` where the system cannot say."""
+    return file_system_type(path) in _NETWORK

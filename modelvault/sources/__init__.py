@@ -1,0 +1,47 @@
+"""Where models come from. A source lists the files of one revision and opens ranges of their bytes; it verifies nothing.
+
+Only the protocol lies here; ``sources.hub`` and its heavy imports are loaded by the operation that needs them.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelvault.artifact import SourceFile
+
+__all__ = ["Snapshot", "Source"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The files of a repository at one commit, as the source lists them; ``files`` are sorted by path.
+
+    ``gated`` says that the publisher asks for an agreement first; whether we have access shows at the first byte.
+    """
+
+    repository: str
+    commit: str
+    files: tuple[SourceFile, ...]
+    license: str | None
+    gated: bool
+
+
+class Source(Protocol):
+    """A place that models are fetched from. Methods raise ``SourceUnavailable`` with a hint for the case at hand."""
+
+    def snapshot(self, repository: str, revision: str | None) -> Snapshot:
+        """Pin ``revision`` (``None``: the default branch) to a commit and list its files. Downloads nothing."""
+        ...
+
+    def open_range(
+        self, snapshot: Snapshot, file: SourceFile, start: int, stop: int
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Open the bytes ``start`` to ``stop`` (exclusive) of a file as chunks of at most 1 MiB; safe in any thread.
+
+        Raises ``Transient`` where a retry may help, ``RangesIgnored`` where the source only serves whole files.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
