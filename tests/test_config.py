@@ -1,0 +1,65 @@
+"""Configuration: precedence, units, and errors that name where a bad value came from."""
+
+from pathlib import Path
+
+import pytest
+
+from modelvault.config import Config, default_home, load_config, parse_size
+from modelvault.errors import UsageProblem
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("20M", 20_000_000),
+        ("4GiB", 4 << 30),
+        ("1.5 GB", 1_500_000_000),
+        ("2k", 2000),
+        ("1ki", 1024),
+        ("3T", 3 * 10**12),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    """Breaks if a unit means something else than documented."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1 XB", "1e9", "0.0001"])
+def test_bad_sizes(text: str) -> None:
+    """Breaks if nonsense is taken for a size."""
+    with pytest.raises(UsageProblem):
+        parse_size(text)
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """Breaks if a flag does not beat the environment, or the environment the file."""
+    (tmp_path / "config.toml").write_text('connections = 3\nlabel = "lab"\nlimit_rate = "1M"\n')
+    config = load_config(tmp_path, {"MODELVAULT_CONNECTIONS": "5"})
+    assert (config.connections, config.label, config.limit_rate) == (5, "lab", 1_000_000)
+    assert config.override(connections=7, label=None).connections == 7
+    assert config.override(connections=7, label=None).label == "lab"
+    assert load_config(tmp_path / "nowhere", {}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("conections = 3", "conections"), ("connections = 'many'", "connections"), ("x = [", "config.toml")],
+)
+def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
+    """Breaks if a misspelled setting silently does not hold."""
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UsageProblem, match=named):
+        load_config(tmp_path, {})
+
+
+def test_bad_variable_is_named(tmp_path: Path) -> None:
+    """Breaks if the user is not told which variable is wrong."""
+    with pytest.raises(UsageProblem, match="MODELVAULT_VOLUME_SIZE"):
+        load_config(tmp_path, {"MODELVAULT_VOLUME_SIZE": "huge"})
+
+
+def test_home_from_the_environment(tmp_path: Path) -> None:
+    """Breaks if MODELVAULT_HOME does not select the vault."""
+    assert default_home({"MODELVAULT_HOME": str(tmp_path)}) == tmp_path
+    assert default_home({"MODELVAULT_HOME": "x"}) == Path.cwd() / "x"
