@@ -12,11 +12,11 @@ from modelvault.artifact import FileReport, Model, ModelName, StoredModel
 from modelvault.config import Config, load_config
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.eventlog import EventLog
-from modelvault.registry import Registry
 from modelvault.store import Store
 
 if TYPE_CHECKING:
     from modelvault.keys import KeyRing
+    from modelvault.registry import Registry
 
 
 def now() -> str:
@@ -71,7 +71,7 @@ class Vault:
             self._registry = None
 
     @property
-    def registry(self) -> Registry:
+    def registry(self) -> "Registry":
         """The registry; opened when first asked for."""
         if self._registry is None:
             if not self.registry_file.exists() and self.store.entries():
@@ -80,11 +80,14 @@ class Vault:
                     hint="run `modelvault registry rebuild`: it restores it from the layout and the event log",
                     path=str(self.registry_file),
                 )
+            # SQLAlchemy takes a fifth of a second to import, and `list` needs only the layout.
+            from modelvault.registry import Registry  # noqa: PLC0415
+
             self._registry = Registry.open(self.registry_file, wait=self.config.lock_wait)
             self._catch_up(self._registry)
         return self._registry
 
-    def _catch_up(self, registry: Registry) -> None:
+    def _catch_up(self, registry: "Registry") -> None:
         """Apply what the log has and the registry missed, as after a crash between the two."""
         last = self.events.last()
         if last is not None and registry.last_event() < last.number:

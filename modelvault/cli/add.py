@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def add(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a model of a local file or folder, through the same checks as a pull.
+    """Make a model of a local file or folder.
+
+    It passes the same checks as a pull.
 
     \b
     Examples:
@@ -50,5 +52,5 @@ def lines(result: "AddResult") -> Iterator[str]:
     if result.unchanged:
         yield f"{model.name} is in the vault already"
     else:
-        yield f"{model.name}: {model.files} files, {human_size(model.size)}, checked and added to {result.vault}"
+        yield f"{model.name}: {counted(model.files, 'file')}, {human_size(model.size)}, checked and added to {result.vault}"
     yield f"manifest {model.manifest}"

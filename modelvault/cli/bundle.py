@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelvault.cli.bundle_lines import model_table
-from modelvault.cli.console import human_size, human_time
+from modelvault.cli.console import counted, human_size, human_time
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def bundle(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]…", help="Names; all models if none.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="Names; all models if none.")] = None,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to write: the mounted drive.")] = ...,  # type: ignore[assignment]  # Typer's mark for "required"
     label: Annotated[str | None, typer.Option(help="What to call the series of bundles; `models` by default.")] = None,
     volume_size: Annotated[str | None, typer.Option(help="Bytes of a volume before compression, as 4GiB.")] = None,
@@ -28,7 +28,9 @@ def bundle(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write models to a drive as a signed bundle, and read it back.
+    """Write models to a drive as a signed bundle.
+
+    The drive is read back and compared at the end.
 
     The first bundle of a vault makes a signing key and prints its fingerprint: carry that to the isolated side separately.
     Interrupted bundles go on where they stopped: run the same command again.
@@ -67,7 +69,7 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     yield from model_table(result.models)
     if isinstance(result, BundlePlan):
         yield ""
-        yield f"would write {human_size(result.size)} in {len(result.volumes)} volumes to {result.directory}"
+        yield f"would write {human_size(result.size)} in {counted(len(result.volumes), 'volume')} to {result.directory}"
         yield f"free there: {human_size(result.free)}; signed with {result.key or 'a new key'}"
         if result.resumes:
             yield "an unfinished bundle of the same content is there: it would be gone on with"
@@ -76,7 +78,7 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     yield ""
     yield f"wrote {result.directory}"
     yield (
-        f"{human_size(result.content_size)} as {human_size(result.stored_size)} in {result.volumes} volumes, "
+        f"{human_size(result.content_size)} as {human_size(result.stored_size)} in {counted(result.volumes, 'volume')}, "
         f"{human_time(result.seconds)} ({rate}/s)"
     )
     if result.read_back:
@@ -85,4 +87,6 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
         yield "NOT read back: check it with `modelvault verify` before the trip"
     yield f"signed with key {result.key}; its fingerprint, to be carried separately:"
     yield f"  {result.fingerprint}"
-    yield f"next, on the isolated server: modelvault import {result.directory.name}"
+    yield "next, on the isolated server:"
+    yield f"  modelvault keys trust {result.directory.name}/{result.key}.pub   (once)"
+    yield f"  modelvault import {result.directory.name}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ def bundle_lines(bundle: "BundleSummary") -> Iterator[str]:
     """Show what a bundle says about itself."""
     signer = f"signed by {bundle.signer}" if bundle.signer else "signature not checked: no vault, or an unknown signer"
     yield f"{bundle.path}"
-    yield f"  label {bundle.label}, sequence {bundle.sequence}, {bundle.volumes} volumes, {human_size(bundle.size)}; {signer}"
+    yield f"  label {bundle.label}, sequence {bundle.sequence}, {counted(bundle.volumes, 'volume')}, {human_size(bundle.size)}; {signer}"
     yield from model_table(bundle.models)
 
 

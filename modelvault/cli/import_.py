@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def import_(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]…", help="Bundles, or where they lie; else the mounted drives."),
+        typer.Argument(metavar="PATH", help="Bundles, or where they lie; else the mounted drives."),
     ] = None,
     engine: Engines = None,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model. Repeatable.")] = None,
@@ -37,8 +37,9 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Verify a bundle, take its models into the vault and install them into the engines found here.
+    """Verify a bundle and install its models.
 
+    Its models go into the vault and into the engines found here.
     Without --engine: GGUF models go to Ollama, safetensors formats to vLLM, where these are found.
 
     \b

@@ -22,9 +22,9 @@ def inspect(
     metadata: Annotated[bool, typer.Option("--metadata", help="Show every metadata key too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a model file, a model folder or a bundle says about itself, and whether it is sound.
+    """Show what a file, folder or bundle is.
 
-    Needs no vault. A file that breaks a rule of its format ends with exit code 13 and the rule's name.
+    Says what a model file, a model folder or a bundle tells about itself and whether it is sound; needs no vault. A file that breaks a rule of its format ends with exit code 13 and the rule's name.
 
     \b
     Examples:

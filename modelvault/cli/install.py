@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -39,7 +39,7 @@ def install(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Install a model of the vault into an engine's directories.
+    """Install a model into an engine.
 
     \b
     Examples:
@@ -83,7 +83,9 @@ def uninstall(
     engine: Annotated[str, typer.Option(metavar="ENGINE[=DIR]", help="Which engine to remove it from.")],
     as_json: Json = False,
 ) -> None:
-    """Remove from an engine exactly what was installed there. The vault keeps the model.
+    """Remove a model from an engine.
+
+    Exactly what was installed goes; the vault keeps the model.
 
     \b
     Example:
@@ -101,4 +103,4 @@ def uninstall(
 
 
 def _uninstalled(result: "UninstallResult") -> Iterator[str]:
-    yield f"removed {result.model} from {result.engine} in {result.directory} ({len(result.removed)} files)"
+    yield f"removed {result.model} from {result.engine} in {result.directory} ({counted(len(result.removed), 'file')})"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from modelvault.vault import Vault
 
 app = typer.Typer(
-    help="The keys that sign bundles, and the ones whose signatures count here.",
+    help="The keys that sign, and the trusted ones.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

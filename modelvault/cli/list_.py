@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -46,4 +46,4 @@ def lines(result: "ListResult") -> Iterator[str]:
         for model in result.models
     ]
     yield from table(("model", "format", "quantization", "files", "size", "manifest"), rows, right=(3, 4))
-    yield f"{len(rows)} models, {human_size(sum(model.size for model in result.models))} in {result.vault}"
+    yield f"{counted(len(rows), 'model')}, {human_size(sum(model.size for model in result.models))} in {result.vault}"

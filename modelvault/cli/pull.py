@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import human_size, human_time
+from modelvault.cli.console import counted, human_size, human_time
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -30,7 +30,7 @@ def pull(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; download nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a model from the Hugging Face Hub into the vault, verified.
+    """Bring a model from the Hub, verified.
 
     Interrupted pulls go on where they stopped: run the same command again.
 
@@ -77,16 +77,16 @@ def lines(result: "PullPlan | PullResult") -> Iterator[str]:
         yield from table(("file", "size", "to download"), rows, right=(1, 2))
         yield ""
         if plan.left_out:
-            yield f"left out: {len(plan.left_out)} other files of the repository (--include takes them)"
+            yield f"left out: {counted(len(plan.left_out), 'other file')} of the repository (--include takes them)"
         yield f"{plan.name}: {plan.repository} at {plan.commit[:12]}, license {plan.license or 'unknown'}"
         yield f"to download: {human_size(plan.to_download)} of {human_size(plan.total)}; free: {human_size(plan.free)}"
         yield f"vault: {plan.vault}"
         return
     if result.unchanged:
-        yield f"{plan.name} is in the vault already, verified ({human_size(result.model.size)})"
+        yield f"{plan.name} is in the vault already ({human_size(result.model.size)})"
     else:
         rate = human_size(result.received / max(result.seconds, 1e-3))
-        yield f"{plan.name}: {result.model.files} files, {human_size(result.model.size)}, every digest verified"
+        yield f"{plan.name}: {counted(result.model.files, 'file')}, {human_size(result.model.size)}, every digest verified"
         yield (
             f"received {human_size(result.received)} in {human_time(result.seconds)} ({rate}/s), "
             f"{human_size(result.reused)} were here"

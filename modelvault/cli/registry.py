@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modelvault.cli.console import counted
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -41,6 +42,6 @@ def rebuild(as_json: Json = False) -> None:
 def lines(result: "RebuildResult") -> Iterator[str]:
     """Show what came back."""
     yield (
-        f"rebuilt the registry of {result.vault}: {result.models} models, {result.installs} installs, "
-        f"{result.bundles} bundles, {result.events} events"
+        f"rebuilt the registry of {result.vault}: {counted(result.models, 'model')}, "
+        f"{counted(result.installs, 'install')}, {counted(result.bundles, 'bundle')}, {counted(result.events, 'event')}"
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def rm(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
-    """Take a model out of the vault's list; `gc` frees its bytes. Installs in engines stay.
+    """Take a model out of the vault's list.
+
+    `gc` frees its bytes; installs in engines stay.
 
     \b
     Example:
@@ -62,6 +64,6 @@ def gc(
 
 def _collected(result: "GcResult") -> Iterator[str]:
     verb = "would free" if result.dry_run else "freed"
-    yield f"{verb} {human_size(result.size)} in {result.blobs} blobs of {result.vault}"
+    yield f"{verb} {human_size(result.size)} in {counted(result.blobs, 'blob')} of {result.vault}"
     if result.partial:
-        yield f"{verb} {human_size(result.partial_size)} in {len(result.partial)} unfinished transfers"
+        yield f"{verb} {human_size(result.partial_size)} in {counted(len(result.partial), 'unfinished transfer')}"

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.run import Json, run
+from modelvault.cli.run import Json
+from modelvault.cli.run import run as run_command
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
@@ -15,7 +16,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
     as_json: Json = False,
 ) -> None:
-    """Offer the vault to other machines of this side, read-only, as a Hugging Face Hub.
+    """Offer the vault as a read-only Hub.
+
+    Other machines of this side then use it as if it were the Hugging Face Hub.
 
     \b
     Examples:
@@ -23,11 +26,18 @@ def serve(
       HF_ENDPOINT=http://127.0.0.1:8765 hf download org/name
     """
     from modelvault.config import default_home
-    from modelvault.operations.serve import serve
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> None:
-        with Vault.open(default_home(), create=False) as vault:
-            serve(vault, host, port, lambda url: progress.log(f"serving {vault.root} at {url} (Ctrl-C ends it)"))
+        # The packages of the extra are looked for here, so that their absence is an error like any other.
+        from modelvault.serve import create_app, run
 
-    run("serve", as_json, work, lambda _: ())
+        with Vault.open(default_home(), create=False) as vault:
+            run(
+                create_app(vault.store),
+                host,
+                port,
+                lambda url: progress.log(f"serving {vault.root} at {url} (Ctrl-C ends it)"),
+            )
+
+    run_command("serve", as_json, work, lambda _: ())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import human_size
+from modelvault.cli.console import counted, human_size
 from modelvault.cli.inspect import metadata_lines
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
@@ -19,7 +19,9 @@ def show(
     metadata: Annotated[bool, typer.Option("--metadata", help="Show every metadata key of its files too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show all that the vault knows about a model: files, digests, origin, installs.
+    """Show all that is known about a model.
+
+    Files, digests, origin, installs, and with --metadata every key that its files hold.
 
     \b
     Example:
@@ -45,7 +47,7 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         ("architecture", model.architecture),
         ("quantization", model.quantization),
         ("parameters", f"{model.parameters:,}" if model.parameters else None),
-        ("size", f"{human_size(model.size)} in {model.files} files"),
+        ("size", f"{human_size(model.size)} in {counted(model.files, 'file')}"),
         ("source", model.source),
         ("commit", model.commit),
         ("license", model.license),

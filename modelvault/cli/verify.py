@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 def verify(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL | BUNDLE]…", help="Names, or paths of bundles; else all models."),
+        typer.Argument(metavar="MODEL | BUNDLE", help="Names, or paths of bundles; else all models."),
     ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Check a bundle's frames though its signer is unknown.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every byte again: of models at rest, or of a bundle's frames, signature and index.
+    """Read every byte again, and compare.
+
+    Of models at rest, or of a bundle: its frames, its signature, its index.
 
     \b
     Examples:

@@ -15,6 +15,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
     Raises ``VaultLocked`` while another process publishes or bundles.
     """
     with vault.removing():
+        _forget_unlisted(vault)
         unneeded = vault.store.unneeded()
         idle = (
             [path for path in sorted(vault.partial.iterdir()) if path.is_dir() and not _in_use(path)] if partial else []
@@ -30,6 +31,14 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
                 vault.record("collected", {"blobs": len(unneeded), "size": size, "partial": len(idle)})
     names = tuple(path.name for path in idle)
     return GcResult(vault.root, dry_run, len(unneeded), sum(unneeded.values()), names, partial_size)
+
+
+def _forget_unlisted(vault: Vault) -> None:
+    """Take models out of the registry that the layout does not list, as after a crash in the middle of ``rm``."""
+    listed = {entry.name for entry in vault.store.entries()}
+    for row in vault.registry.models():
+        if row.name not in listed:
+            vault.registry.forget_model(row.name)
 
 
 def _in_use(path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Self
 from modelvault import fsio
 from modelvault.artifact import Model, ModelName, StoredModel
 from modelvault.engines import (
+    Engine,
     InstallPlan,
     InstallRecord,
     InstallRequest,
@@ -63,6 +64,12 @@ class Placement:
         )
 
 
+def found_engines() -> tuple[tuple[Target, Engine], ...]:
+    """Find the engines of this machine, each with its adapter."""
+    found = ((adapter.detect(), adapter) for adapter in engines().values())
+    return tuple((target, adapter) for target, adapter in found if target is not None)
+
+
 def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
     """Decide which engines take a model: of those named, else of those found, the ones that can serve it.
 
@@ -70,8 +77,7 @@ def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
     """
     adapters = engines()
     if not placement.targets:
-        found = [target for adapter in adapters.values() if (target := adapter.detect()) is not None]
-        return tuple(target for target in found if adapters[target.engine].accepts(model) is None)
+        return tuple(target for target, adapter in found_engines() if adapter.accepts(model) is None)
     reasons = {target: adapters[target.engine].accepts(model) for target in placement.targets}
     fitting = tuple(target for target, reason in reasons.items() if reason is None)
     if not fitting:

@@ -12,7 +12,8 @@ def remove(vault: Vault, name: ModelName) -> RemoveResult:
     """
     with vault.removing():
         stored = vault.model(name)
+        registry = vault.registry
         vault.store.remove(stored.model.name)
-        vault.registry.forget_model(stored.model.name)
+        registry.forget_model(stored.model.name)
         vault.record("model-removed", {"model": stored.model.name.text, "manifest": str(stored.manifest)})
         return RemoveResult(vault.root, stored.model.name.text, sum(vault.store.unneeded().values()))

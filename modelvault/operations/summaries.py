@@ -1,7 +1,12 @@
 """How a stored model is summed up in a result; shared by the operations that show models."""
 
+from typing import TYPE_CHECKING
+
 from modelvault.artifact import StoredModel
-from modelvault.results import BundleModel, ModelSummary
+from modelvault.results import BundleModel, BundleSummary, ModelSummary
+
+if TYPE_CHECKING:
+    from modelvault.bundle.reader import OpenBundle
 
 
 def summarize(stored: StoredModel) -> ModelSummary:
@@ -33,4 +38,19 @@ def bundle_model(stored: StoredModel) -> BundleModel:
         files=len(model.files),
         size=model.size,
         manifest=stored.manifest,
+    )
+
+
+def bundle_summary(bundle: "OpenBundle") -> BundleSummary:
+    """Sum up a bundle; sizes in bytes before compression."""
+    index = bundle.index
+    return BundleSummary(
+        path=bundle.places[0],
+        label=index.label,
+        sequence=index.sequence,
+        signer=bundle.signer.name if bundle.signer else None,
+        fingerprint=bundle.signer.fingerprint if bundle.signer else None,
+        models=tuple(bundle_model(entry.stored) for entry in index.models),
+        volumes=len(index.volumes),
+        size=index.size,
     )

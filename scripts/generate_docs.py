@@ -1,0 +1,101 @@
+"""Write the parts of ``docs/reference`` that follow from the code: ``python scripts/generate_docs.py [--check]``.
+
+``--check`` changes nothing and fails if a page is out of date; a test runs it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from modelvault import errors
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+NOTE = "<!-- Written by scripts/generate_docs.py: change the code, then run it. -->\n"
+
+
+def help_of(*command: str) -> str:
+    """Ask the installed program for the help of a command, laid out for 80 columns."""
+    environment = {**os.environ, "COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "modelvault", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return shown.stdout.replace("python -m modelvault", "modelvault").rstrip()
+
+
+def commands(help_text: str) -> list[str]:
+    """Read the names of the subcommands out of a help text."""
+    _, _, block = help_text.partition("Commands:\n")
+    return [line.split()[0] for line in block.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+
+
+def command_reference() -> str:
+    """The help of every command, as one page."""
+    top = help_of()
+    parts = [
+        NOTE,
+        "# Commands\n",
+        "Every command takes `--json` and ends with one of the [exit codes](exit-codes.md).\n",
+    ]
+    parts.append(f"```text\n{top}\n```\n")
+    for name in commands(top):
+        text = help_of(name)
+        below = commands(text)
+        if not below:
+            parts.append(f"## modelvault {name}\n\n```text\n{text}\n```\n")
+        for inner in below:
+            parts.append(f"## modelvault {name} {inner}\n\n```text\n{help_of(name, inner)}\n```\n")
+    return "\n".join(parts)
+
+
+def _classes(base: type[errors.ModelvaultError]) -> list[type[errors.ModelvaultError]]:
+    found = [base]
+    for inner in base.__subclasses__():
+        found += _classes(inner)
+    return found
+
+
+def exit_codes() -> str:
+    """The table of exit codes, from the classes of errors.py."""
+    rows = {0: ("done", "ok")}
+    for kind in _classes(errors.ModelvaultError):
+        if kind.__module__ == errors.__name__:
+            rows.setdefault(kind.exit_code, (kind.meaning, kind.slug))
+    lines = [
+        NOTE,
+        "# Exit codes\n",
+        "Warnings never change the exit code.\n",
+        "| code | meaning | `error.code` in `--json` |",
+    ]
+    lines.append("| --- | --- | --- |")
+    lines += [f"| {code} | {meaning} | `{slug}` |" for code, (meaning, slug) in sorted(rows.items())]
+    lines.append(
+        "\nSome errors have a narrower `error.code` than the table's (`drive-lost-data` under 12, say); the number is the same."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    pages = {"cli.md": command_reference(), "exit-codes.md": exit_codes()}
+    stale = [name for name, text in pages.items() if not _is(REFERENCE / name, text)]
+    if "--check" in sys.argv:
+        if stale:
+            print(f"out of date: {', '.join(stale)}; run python scripts/generate_docs.py", file=sys.stderr)
+        return bool(stale)
+    REFERENCE.mkdir(parents=True, exist_ok=True)
+    for name in stale:
+        (REFERENCE / name).write_text(pages[name], encoding="utf-8")
+    return 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
