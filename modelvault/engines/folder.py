@@ -1,0 +1,190 @@
+"""A plain directory per model, ``DIR/<name>/`` with the files under their own names: for any engine that takes a path."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from modelvault import fsio
+from modelvault.artifact import Digest, Model, ModelName
+from modelvault.engines.base import (
+    NOTHING_FRESH,
+    InstalledFile,
+    InstallPlan,
+    InstallRecord,
+    InstallRequest,
+    LinkKind,
+    PlannedFile,
+    Target,
+)
+from modelvault.engines.checks import check_files, remove_empty
+from modelvault.engines.ground import exchange, in_the_way, locked, refusals, staging, sweep
+from modelvault.engines.marker import Marker, read_marker
+from modelvault.engines.place import Placer, Wanted
+from modelvault.errors import EngineRefused
+
+MARKER = ".modelvault.json"
+
+
+class FolderEngine:
+    """The adapter for everything that has no adapter of its own."""
+
+    name = "folder"
+
+    def detect(self) -> Target | None:
+        """A folder cannot be detected."""
+        return None
+
+    def default(self) -> Target | None:
+        """There is no usual folder: the user has to say."""
+        return None
+
+    def accepts(self, model: Model) -> str | None:
+        """Any model, unless one of its files has the name of our marker."""
+        if any(file.path == MARKER for file in model.files):
+            return f"one of its files is called {MARKER}"
+        return None
+
+    def installed_name(self, request: InstallRequest) -> str:
+        """Give the directory's name."""
+        return self._root(request).name
+
+    def plan(self, request: InstallRequest) -> InstallPlan:
+        """Say what would be written; nothing on disk changes."""
+        root = self._root(request)
+        standing = self._standing(request, hashed=False)
+        placer = Placer.of(request)
+        files = [
+            PlannedFile(
+                root / wanted_path,
+                wanted.digest,
+                wanted.size,
+                standing.get(wanted_path) or placer.predict(wanted, root),
+            )
+            for wanted_path, wanted in _wanted(request)
+        ]
+        if len(standing) < len(files):
+            data = _marker(request, {str(file.path): file.link for file in files}).encode()
+            files.append(PlannedFile(root / MARKER, Digest.of_bytes(data), len(data), LinkKind.WRITE))
+        return InstallPlan(self.name, request.target.directory, root.name, tuple(files))
+
+    def install(self, request: InstallRequest) -> InstallRecord:
+        """Fill a directory beside the final one, then give it its name in one step."""
+        directory, root = request.target.directory, self._root(request)
+        placer = Placer.of(request)
+        placer.make_directories(directory)
+        with refusals(directory), locked(directory):
+            sweep(directory)
+            fsio.require_space(directory, self.plan(request).extra_bytes)
+            kinds = self._standing(request, hashed=True)
+            if len(kinds) < len(request.model.files):
+                kinds = self._fill(request, placer, root)
+        files = tuple(
+            InstalledFile(f"{root.name}/{path}", str(wanted.digest), wanted.size, kinds[path])
+            for path, wanted in _wanted(request)
+        )
+        return InstallRecord(
+            engine=self.name,
+            directory=str(directory),
+            model=str(request.model.name),
+            manifest=str(request.stored.manifest),
+            installed_name=root.name,
+            files=files,
+        )
+
+    def _fill(self, request: InstallRequest, placer: Placer, root: Path) -> dict[str, LinkKind]:
+        kinds = {}
+        with staging(root.parent) as fresh:
+            placer.make_directories(fresh)
+            for path, wanted in _wanted(request):
+                placer.make_directories((fresh / path).parent)
+                kinds[path] = placer.bring(wanted, fresh / path)
+            placer.write(fresh / MARKER, _marker(request, kinds).encode())
+            if root.exists():
+                exchange(fresh, root)
+                sweep(root.parent)
+            else:
+                fresh.rename(root)
+        fsio.fsync_directory(root.parent)
+        return kinds
+
+    def _root(self, request: InstallRequest) -> Path:
+        if reason := self.accepts(request.model):
+            raise EngineRefused(f"{request.model.name}: {reason}")
+        name = ModelName(request.name) if request.name else request.model.name
+        return request.target.directory / name.file_name
+
+    def _standing(self, request: InstallRequest, *, hashed: bool) -> dict[str, LinkKind]:
+        """Say which files are in place already, and how they got there.
+
+        Raises ``EngineRefused`` if the directory holds what is neither ours nor the same.
+        """
+        root = self._root(request)
+        with refusals(root):
+            if not root.exists() and not root.is_symlink():
+                return {}
+            if not root.is_dir():
+                raise in_the_way(root, "it is not a directory")
+            marker = read_marker(root / MARKER)
+            claimed = marker.files if marker else {}
+            placer = Placer.of(request, claimed=claimed)
+            found = {
+                path: kind
+                for path, wanted in _wanted(request)
+                if (kind := placer.standing(root / path, wanted, path, hashed=hashed))
+            }
+            complete = len(found) == len(request.model.files)
+            if complete and (marker is None or marker.manifest == request.stored.manifest):
+                return found
+            foreign = next((path for path in _files_below(root) if path not in {*claimed, MARKER}), None)
+            if foreign is not None:
+                raise in_the_way(root / foreign, "the directory holds files that are not of this model")
+            return {}
+
+    def verify(self, record: InstallRecord, fresh: Mapping[str, Path] = NOTHING_FRESH) -> list[str]:
+        """Hash every file."""
+        return check_files(record, fresh)
+
+    def uninstall(self, record: InstallRecord) -> list[str]:
+        """Remove the files that we placed, and the directories that are empty then."""
+        directory = Path(record.directory)
+        root = directory / record.installed_name
+        if not root.is_dir():
+            return []
+        removed = []
+        with refusals(root), locked(directory):
+            marker = read_marker(root / MARKER)
+            if marker is not None and str(marker.manifest) != record.manifest:
+                return []
+            recorded = {file.path.removeprefix(f"{root.name}/"): file.link for file in record.files}
+            kinds = marker.files if marker is not None else recorded
+            ours = [path for path in recorded if kinds.get(path, LinkKind.PRESENT) != LinkKind.PRESENT]
+            for path in [*ours, MARKER]:
+                if (root / path).is_symlink() or (root / path).exists():
+                    (root / path).unlink()
+                    removed.append(str(root / path))
+                remove_empty((root / path).parent, directory)
+        return removed
+
+    def next_steps(self, record: InstallRecord) -> list[str]:
+        """Name the usual command for what lies there: llama.cpp for GGUF, else vLLM by path."""
+        root = Path(record.directory) / record.installed_name
+        gguf = sorted(file.path for file in record.files if file.path.lower().endswith(".gguf"))
+        if gguf:
+            return [shlex.join(["llama-server", "--offline", "--model", str(Path(record.directory) / gguf[0])])]
+        served = shlex.join(["vllm", "serve", str(root), "--served-model-name", record.model])
+        return [f"HF_HUB_OFFLINE=1 {served}"]
+
+
+def _wanted(request: InstallRequest) -> Iterator[tuple[str, Wanted]]:
+    for file in request.model.files:
+        yield file.path, Wanted(request.blob_path(file.digest), file.digest, file.size)
+
+
+def _marker(request: InstallRequest, kinds: dict[str, LinkKind] | dict[str, str]) -> Marker:
+    return Marker(str(request.model.name), request.stored.manifest, dict(kinds))
+
+
+def _files_below(root: Path) -> list[str]:
+    return sorted(
+        path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or not path.is_dir()
+    )

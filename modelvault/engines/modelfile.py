@@ -1,0 +1,249 @@
+r"""Ollama's Modelfile: parse, validate, write. Pure.
+
+The grammar is that of ``parser/parser.go`` in Ollama's source: an instruction is a word (in any case) and a value; a value is bare,
+``"…"`` or ``\"\"\"…\"\"\"``, has no escapes, and ends at the first line end at which its quotes are closed; ``#`` starts a
+comment only where an instruction could start. Characters that Go's ``strconv.IsPrint`` does not know are dropped, as there.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from modelvault.errors import UsageProblem
+
+KEYWORDS = (
+    "FROM",
+    "LICENSE",
+    "TEMPLATE",
+    "SYSTEM",
+    "ADAPTER",
+    "DRAFT",
+    "RENDERER",
+    "PARSER",
+    "PARAMETER",
+    "MESSAGE",
+    "REQUIRES",
+)
+ROLES = ("system", "user", "assistant")
+INTEGERS = frozenset(
+    {
+        "num_ctx",
+        "num_batch",
+        "num_gpu",
+        "main_gpu",
+        "num_thread",
+        "draft_num_predict",
+        "num_keep",
+        "seed",
+        "num_predict",
+        "top_k",
+        "repeat_last_n",
+    }
+)
+FLOATS = frozenset(
+    {
+        "top_p",
+        "min_p",
+        "typical_p",
+        "temperature",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    }
+)
+BOOLEANS = frozenset({"use_mmap"})
+LISTS = frozenset({"stop"})
+_TRUE = {"1", "t", "T", "TRUE", "true", "True"}  # strconv.ParseBool
+_FALSE = {"0", "f", "F", "FALSE", "false", "False"}
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_VERSION = re.compile(r"v?\d+(?:\.\d+(?:\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?")
+_BLANK = " \t"
+_LINE_END = re.compile(r"[\r\n]|\Z")
+_WORD = re.compile(r"[A-Za-z]+(?=[ \t])")
+_ARGUMENT = re.compile(r"[ \t]+([A-Za-z0-9_]+)(?=[ \t])")
+_CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('"""', '"')}
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction. ``argument`` is the name of a PARAMETER or the role of a MESSAGE; ``line`` counts from one."""
+
+    keyword: str
+    value: str
+    argument: str | None = None
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """A parsed and validated Modelfile."""
+
+    instructions: tuple[Instruction, ...] = ()
+
+    def last(self, keyword: str) -> str | None:
+        """Give the value of an instruction of which the last one wins."""
+        return next((entry.value for entry in reversed(self.instructions) if entry.keyword == keyword), None)
+
+    def all(self, keyword: str) -> tuple[str, ...]:
+        """Give the values of an instruction that may be repeated."""
+        return tuple(entry.value for entry in self.instructions if entry.keyword == keyword)
+
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """The example conversation: role and content."""
+        return tuple((entry.argument or "", entry.value) for entry in self.instructions if entry.keyword == "MESSAGE")
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[str, ...]]:
+        """The parameters by name, as typed: all of them for ``stop``, the last one for the others."""
+        table: dict[str, tuple[str, ...]] = {}
+        for entry in self.instructions:
+            if entry.keyword == "PARAMETER" and entry.argument:
+                before = table.get(entry.argument, ()) if entry.argument in LISTS else ()
+                table[entry.argument] = (*before, entry.value)
+        return table
+
+
+def parse(text: str) -> Modelfile:
+    """Read a Modelfile; FROM may be missing. Raises ``UsageProblem`` with the number of the line."""
+    text = "".join(character for character in text if character.isprintable() or character in "\t\r\n")
+    instructions = []
+    at = 0
+    while at < len(text):
+        if text[at] in " \t\r\n":
+            at += 1
+        elif text[at] == "#":
+            at = _line_end(text, at)
+        else:
+            instruction, at = _instruction(text, at)
+            validate(instruction)
+            instructions.append(instruction)
+    return Modelfile(tuple(instructions))
+
+
+def _instruction(text: str, at: int) -> tuple[Instruction, int]:
+    line = _line_number(text, at)
+    word = _WORD.match(text, at)
+    keyword = word.group().upper() if word else text[at : _line_end(text, at)].split(maxsplit=1)[0]
+    if word is None or keyword not in KEYWORDS:
+        known = ", ".join(KEYWORDS)
+        raise _problem(line, f"not an instruction: {keyword[:40]!r}", f"an instruction is one of {known}, and a value")
+    at = word.end()
+    argument = None
+    if keyword in {"PARAMETER", "MESSAGE"}:
+        match = _ARGUMENT.match(text, at)
+        if match is None:
+            raise _problem(line, f"{keyword} needs a name and a value")
+        argument, at = match.group(1), match.end()
+    value, at = _value(text, at, line)
+    return Instruction(keyword, value, argument, line), at
+
+
+def _value(text: str, at: int, line: int) -> tuple[str, int]:
+    while at < len(text) and text[at] in _BLANK:
+        at += 1
+    for quotes, closing in _CLOSING.items():
+        if text.startswith(quotes, at):
+            match = closing.search(text, at + len(quotes))
+            if match is None:
+                raise _problem(line, f"the quotes {quotes} are not closed")
+            return text[at + len(quotes) : match.start()], match.end()
+    end = _line_end(text, at)
+    return text[at:end].strip(), end
+
+
+def _line_end(text: str, at: int) -> int:
+    match = _LINE_END.search(text, at)
+    return match.start() if match else len(text)
+
+
+def _line_number(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def _problem(line: int, message: str, hint: str | None = None) -> UsageProblem:
+    return UsageProblem(f"modelfile line {line}: {message}", hint=hint, line=line)
+
+
+def validate(instruction: Instruction) -> None:
+    """Raise ``UsageProblem`` for a role, a parameter or a version that Ollama would not take."""
+    line, value = instruction.line, instruction.value
+    if instruction.keyword == "MESSAGE" and instruction.argument not in ROLES:
+        raise _problem(line, f"not a role: {instruction.argument!r}", f"roles are {', '.join(ROLES)}")
+    if instruction.keyword == "REQUIRES" and not _VERSION.fullmatch(value):
+        raise _problem(line, f"not a version: {value[:40]!r}", "versions look like 0.24.0")
+    if instruction.keyword == "PARAMETER":
+        try:
+            encode_parameter(instruction.argument or "", value)
+        except ValueError as error:
+            hint = f"known parameters: {', '.join(sorted(INTEGERS | FLOATS | BOOLEANS | LISTS))}"
+            raise _problem(line, str(error), hint) from error
+
+
+def encode_parameter(name: str, value: str) -> str:
+    """Write a parameter's value as Ollama's JSON has it (not ``stop``, whose strings stay as they are).
+
+    Raises ``ValueError`` for an unknown name or a value of the wrong type.
+    """
+    if name in INTEGERS:
+        if not _INTEGER.fullmatch(value) or not -(1 << 63) <= int(value) < 1 << 63:
+            raise ValueError(f"{name} is a whole number, not {value[:40]!r}")
+        return str(int(value))
+    if name in FLOATS:
+        return _encode_float(name, value)
+    if name in BOOLEANS:
+        if value not in _TRUE | _FALSE:
+            raise ValueError(f"{name} is true or false, not {value[:40]!r}")
+        return "true" if value in _TRUE else "false"
+    if name in LISTS:
+        return value
+    raise ValueError(f"unknown parameter {name[:40]!r}")
+
+
+def _encode_float(name: str, value: str) -> str:
+    """Write a float32 as Go's encoding/json does: the shortest digits that give it back, an exponent only for extremes."""
+    try:
+        if not _FLOAT.fullmatch(value) or math.isinf(float(value)):
+            raise ValueError
+        (number,) = struct.unpack("<f", struct.pack("<f", float(value)))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is a number, not {value[:40]!r}") from error
+    shortest = next(
+        digits
+        for digits in (f"{number:.{precision}e}" for precision in range(9))
+        if struct.unpack("<f", struct.pack("<f", float(digits)))[0] == number
+    )
+    plain = Decimal(shortest)
+    if plain and not Decimal("1e-6") <= abs(plain) < Decimal("1e21"):
+        mantissa, _, exponent = shortest.partition("e")
+        return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
+    return format(plain, "f")
+
+
+def render(modelfile: Modelfile, from_: str) -> str:
+    """Write the Modelfile with ``from_`` in its FROM line; ``parse`` gives the same instructions back.
+
+    Raises ``UsageProblem`` for a value that the grammar cannot express.
+    """
+    lines = [f"FROM {from_}"]
+    for entry in modelfile.instructions:
+        if entry.keyword != "FROM":
+            words = [entry.keyword, entry.argument] if entry.argument else [entry.keyword]
+            lines.append(" ".join([*words, _quoted(entry)]))
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(entry: Instruction) -> str:
+    for quotes in ("", '"', '"""'):
+        candidate = f"{quotes}{entry.value}{quotes}"
+        try:
+            value, end = _value(candidate + "\n", 0, entry.line)
+        except UsageProblem:
+            continue
+        if value == entry.value and end == len(candidate):
+            return candidate
+    raise _problem(entry.line, f"the value of {entry.keyword} cannot be quoted: it holds quotes at the end of a line")

@@ -1,0 +1,159 @@
+"""What the engines' tests share: a vault of a few blobs, a model per adapter, and a look at a directory as the engine sees it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, StoredModel, Traits
+from modelvault.engines import Engine, InstallRequest, LinkKind, Surroundings, Target, engines
+from modelvault.engines.ground import hash_file
+from modelvault.modelpack import store_form
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = bytes(range(256)) * 5000  # more than one block of a copy would be slow in dozens of crash points
+
+_CONTENT: dict[str, dict[str, bytes]] = {
+    "ollama": {"tiny-Q8_0.gguf": b"GGUF" + WEIGHTS, "README.md": b"# tiny\n"},
+    "vllm": {
+        "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+        "model.safetensors": WEIGHTS,
+        "tokenizer.json": b"{}",
+        "tokenizer.model": b"{}",  # the same content: one blob
+        "nested/extra.json": b'{"nested": true}',
+    },
+    "folder": {"config.json": b"{}", "model.safetensors": WEIGHTS, "nested/extra.json": b'{"nested": true}'},
+}
+_FORMAT = {"ollama": "gguf", "vllm": "safetensors", "folder": "safetensors"}
+MODELFILE = 'TEMPLATE """{{ .Prompt }}"""\nPARAMETER temperature 0.7\nPARAMETER stop <end>\nLICENSE """one\ntwo"""\n'
+NAMES = tuple(_CONTENT)
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """A vault reduced to what the engines need of it: blobs by digest, mode 0444."""
+
+    root: Path
+
+    def add(self, data: bytes) -> Digest:
+        """Store a blob."""
+        digest = Digest.of_bytes(data)
+        path = self.path(digest)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            path.chmod(0o444)
+        return digest
+
+    def path(self, digest: Digest) -> Path:
+        """Find a blob."""
+        return self.root / "blobs" / "sha256" / digest.hex
+
+    def model(self, name: str, content: Mapping[str, bytes], **changes: Any) -> StoredModel:
+        """Store files as a model; ``changes`` are fields of ``Model``."""
+        files = tuple(FileSpec(path, len(data), self.add(data)) for path, data in content.items())
+        fields: dict[str, Any] = {"origin": Origin("folder"), "traits": Traits("safetensors")} | changes
+        return store_form(Model(ModelName(name), files=files, **fields))
+
+    def intact(self) -> bool:
+        """Tell whether every blob still is what its name says, is read-only, and belongs to whom it belonged."""
+        return all(
+            hash_file(path).hex == path.name and path.stat().st_mode & 0o777 == 0o444
+            for path in (self.root / "blobs" / "sha256").iterdir()
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adapter with a model for it."""
+
+    name: str
+    blobs: Blobs
+    directory: Path
+
+    @property
+    def engine(self) -> Engine:
+        """The adapter, in surroundings where nothing is installed."""
+        return engines(Surroundings({}, self.directory.parent / "home", self.directory.parent / "root"))[self.name]
+
+    def stored(self, name: str = "org/tiny:Q8_0", *, weights: bytes | None = None, **changes: Any) -> StoredModel:
+        """Store the adapter's model, with other ``weights`` if given; ``changes`` are fields of ``Model``."""
+        content = dict(_CONTENT[self.name])
+        if weights is not None:
+            content[max(content, key=lambda path: len(content[path]))] = weights
+        traits = Traits(_FORMAT[self.name], "llama", "Q8_0" if self.name == "ollama" else None, 1_234_567)
+        recipe = Recipe(modelfile=MODELFILE, vllm_arguments=("--max-model-len", "256"))
+        return self.blobs.model(name, content, **({"traits": traits, "recipe": recipe} | changes))
+
+    def request(self, stored: StoredModel | None = None, **options: Any) -> InstallRequest:
+        """Ask for an install into the case's directory."""
+        return InstallRequest(stored or self.stored(), self.blobs.path, Target(self.name, self.directory), **options)
+
+    def visible(self) -> set[str]:
+        """Name the models that the engine would offer; fails the test if one of them is not whole."""
+        return {"ollama": _ollama_models, "vllm": _vllm_models, "folder": _folder_models}[self.name](self.directory)
+
+
+def _ollama_models(directory: Path) -> set[str]:
+    names = set()
+    for path in directory.glob("manifests/*/*/*/*"):
+        manifest = json.loads(path.read_bytes())
+        for layer in (manifest["config"], *manifest["layers"]):
+            blob = directory / "blobs" / layer["digest"].replace(":", "-")
+            assert blob.stat().st_size == layer["size"], f"{path}: {blob}"
+            assert str(hash_file(blob)) == layer["digest"], f"{path}: {blob}"
+        names.add("/".join(path.parts[-2:]))
+    return names
+
+
+def _vllm_models(directory: Path) -> set[str]:
+    names = set()
+    for path in directory.glob("models--*/refs/main"):
+        snapshot = path.parents[1] / "snapshots" / path.read_text(encoding="ascii")
+        _check_content(snapshot, _CONTENT["vllm"])
+        names.add(path.parents[1].name)
+    return names
+
+
+def _folder_models(directory: Path) -> set[str]:
+    names = {path.name for path in directory.glob("*") if not path.name.startswith(".")}
+    for name in names:
+        _check_content(directory / name, _CONTENT["folder"])
+    return names
+
+
+def _check_content(root: Path, content: Mapping[str, bytes]) -> None:
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert found - {".modelvault.json"} == set(content)
+    for path, data in content.items():
+        assert (root / path).stat().st_size == len(data), path
+
+
+def tree(directory: Path) -> dict[str, tuple[object, ...]]:
+    """Describe everything below a directory, times included, so that any change shows."""
+    if not directory.exists():
+        return {}
+    found: dict[str, tuple[object, ...]] = {}
+    for path in (directory, *sorted(directory.rglob("*"))):
+        status = path.lstat()
+        key = path.relative_to(directory).as_posix()
+        found[key] = (status.st_ino, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns, status.st_nlink)
+    return found
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """Map the files and links below a directory to their content, regardless of inodes and times."""
+    return {
+        path.relative_to(directory).as_posix(): str(path.readlink()) if path.is_symlink() else hash_file(path).hex
+        for path in sorted(directory.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def link_is_true(kind: str, path: Path, source: Path) -> bool:
+    """Tell whether a file got where it is in the way that was recorded."""
+    same = not path.is_symlink() and path.samefile(source)
+    if kind == LinkKind.SYMLINK:
+        return path.is_symlink()
+    return same if kind == LinkKind.HARD else not same and not path.is_symlink()

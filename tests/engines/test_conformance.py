@@ -1,0 +1,375 @@
+"""What every adapter must do, whatever the engine."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_cases import NAMES, Case, contents, link_is_true, tree
+
+from modelvault.engines import InstalledFile, InstallRecord, LinkMode, Owner
+from modelvault.engines.ground import locked
+from modelvault.errors import DigestMismatch, EngineRefused, ModelvaultError, NoSpace, VaultLocked
+
+NOBODY = 65534
+HERE = Path(__file__).resolve().parents[1]
+
+
+def install(case: Case, **options: Any) -> InstallRecord:
+    return case.engine.install(case.request(**options))
+
+
+def largest(record: InstallRecord) -> InstalledFile:
+    """The weights: in Ollama's and vLLM's stores, the blob."""
+    return max((file for file in record.files if "/snapshots/" not in file.path), key=lambda file: file.size)
+
+
+def as_nobody(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a user who owns nothing. It starts as root: the interpreter may lie where nobody else can read."""
+    prelude = f"import os, sys, modelvault.engines, engine_cases\nos.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+    return subprocess.run(
+        [sys.executable, "-c", prelude + script, *arguments],
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def open_parents(path: Path) -> None:
+    """Let other users pass through pytest's private directories."""
+    for parent in path.parents:
+        if parent.stat().st_uid == 0 and parent.is_relative_to(tempfile.gettempdir()) and len(parent.parts) > 2:
+            parent.chmod(0o755)
+
+
+def test_plan_changes_nothing_and_comes_true(case: Case) -> None:
+    """A dry run that touches the disk is none; one that promises links and then copies fills the disk unannounced."""
+    parent = case.directory.parent
+    parent.mkdir()
+    before = tree(parent)
+    plan = case.engine.plan(case.request())
+    assert tree(parent) == before
+    record = install(case)
+    promised = {str(file.path): str(file.link) for file in plan.files}
+    done = {f"{record.directory}/{file.path}": file.link for file in record.files}
+    assert promised.items() >= done.items()
+    assert plan.installed_name == record.installed_name == case.engine.installed_name(case.request())
+    written = {
+        path: file.size for path, file in zip(done, record.files, strict=True) if done[path] in {"copy", "write"}
+    }
+    assert plan.extra_bytes >= sum(written.values())
+    again = tree(parent)
+    assert not [file for file in case.engine.plan(case.request()).files if file.link in {"copy", "write", "reflink"}]
+    assert tree(parent) == again
+
+
+@pytest.mark.parametrize("link", [LinkMode.AUTO, LinkMode.COPY])
+def test_install_twice_is_a_no_op(case: Case, link: LinkMode) -> None:
+    """A repeated import must neither rewrite gigabytes nor forget which files are ours."""
+    record = install(case, link=link)
+    before = contents(case.directory)
+    inodes = {path: (case.directory / path).lstat().st_ino for path in before if ".modelvault" not in path}
+    assert install(case, link=link, previous=record) == record
+    assert contents(case.directory) == before
+    assert inodes == {path: (case.directory / path).lstat().st_ino for path in inodes}
+
+
+@pytest.mark.parametrize("link", [LinkMode.AUTO, LinkMode.COPY])
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_any_step(name: str, link: LinkMode, tmp_path: Path) -> None:
+    """An engine that sees half a model serves errors, or rubbish; what a crash leaves must not stay for ever."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "engine_crash.py"), name, link.value, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(HERE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+
+
+def test_links_are_hard_for_the_same_owner(case: Case) -> None:
+    """Disk space doubles if this breaks; and the record must say what is true, for removal relies on it."""
+    record = install(case)
+    blob = largest(record)
+    assert blob.link == "hard link"
+    known = {str(spec.digest): case.blobs.path(spec.digest) for spec in case.stored().model.files}
+    for file in record.files:
+        if file.digest in known:
+            assert link_is_true(file.link, case.directory / file.path, known[file.digest]), file
+    assert case.blobs.intact()
+
+
+def test_copy_when_asked(case: Case) -> None:
+    """``--link copy`` promises independence from the vault."""
+    record = install(case, link=LinkMode.COPY)
+    blob = largest(record)
+    path = case.directory / blob.path
+    assert blob.link == "copy"
+    assert path.stat().st_nlink == 1
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="files can be given to another user by root only")
+def test_another_users_engine_cannot_change_the_vault(case: Case) -> None:
+    """A hard link given to the engine's user would let that user rewrite the vault: the one thing that must never happen."""
+    case.directory.mkdir(parents=True)
+    os.chown(case.directory, NOBODY, NOBODY)
+    open_parents(case.directory)
+    assert {file.link for file in case.engine.plan(case.request()).files} <= {"copy", "write", "symlink"}
+    record = install(case)
+    for path in (case.directory, *case.directory.rglob("*")):
+        assert path.lstat().st_uid == NOBODY, path
+        assert path.is_symlink() or path.stat().st_mode & 0o044 == 0o044, path
+    script = "for p in sys.argv[1:]:\n os.chmod(p, 0o666)\n open(p, 'r+b').write(b'changed')\n"
+    paths = [str(case.directory / file.path) for file in record.files if file.link == "copy"]
+    changed = as_nobody(script, *paths)
+    assert changed.returncode == 0, changed.stderr
+    assert case.engine.verify(record) != []
+    assert case.blobs.intact()
+    assert as_nobody(script, str(case.blobs.path(case.stored().model.files[0].digest))).returncode != 0
+    with pytest.raises(EngineRefused, match="different users"):
+        install(replace_directory(case, "second"), link=LinkMode.HARD, owner=Owner(NOBODY, NOBODY))
+
+
+def replace_directory(case: Case, name: str) -> Case:
+    return replace(case, directory=case.directory.parent / name)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="running as another user needs root")
+def test_only_root_gives_files_away(case: Case) -> None:
+    """A user who installs into the service's directory must hear so at once, not leave files that the service cannot remove."""
+    case.directory.mkdir(parents=True)
+    case.directory.chmod(0o777)
+    case.stored()
+    open_parents(case.directory)
+    script = (
+        "from pathlib import Path; from engine_cases import Blobs, Case\n"
+        "from modelvault.errors import EngineRefused\n"
+        "case = Case(sys.argv[1], Blobs(Path(sys.argv[2])), Path(sys.argv[3]))\n"
+        "try: case.engine.plan(case.request())\n"
+        "except EngineRefused as error: print(error.message, error.hint)\n"
+    )
+    where = [case.name, str(case.blobs.root), str(case.directory)]
+    done = as_nobody(script, *where)
+    assert "which only root can arrange" in done.stdout, done.stderr
+    assert "--owner 65534:65534" in done.stdout
+
+
+def test_other_models_are_left_alone(case: Case) -> None:
+    """Installing or removing one model must not break another, even where they share blobs."""
+    other = case.stored("org/other:Q8_0")
+    first = case.engine.install(case.request(other))
+    before = contents(case.directory)
+    record = install(case)
+    assert case.engine.verify(first) == []
+    removed = case.engine.uninstall(record)
+    assert removed
+    assert contents(case.directory) == before
+    assert case.engine.verify(first) == []
+    assert not (set(removed) & {f"{first.directory}/{file.path}" for file in first.files})
+
+
+def test_uninstall_removes_what_was_installed(case: Case) -> None:
+    """What stays behind fills the disk unseen; what goes too much is somebody's model."""
+    case.directory.mkdir(parents=True)
+    (case.directory / "theirs.txt").write_text("kept")
+    record = install(case)
+    removed = case.engine.uninstall(record)
+    assert {f"{record.directory}/{file.path}" for file in record.files} <= set(removed)
+    assert contents(case.directory) == {"theirs.txt": contents(case.directory)["theirs.txt"]}
+    assert not [path for path in case.directory.rglob("*") if path.is_dir() and path.name not in {"blobs", "manifests"}]
+    assert case.blobs.intact()
+    assert case.engine.uninstall(record) == []
+
+
+def test_verify_finds_a_flipped_bit(case: Case) -> None:
+    """Damage at rest is what ``verify`` is for."""
+    record = install(case, link=LinkMode.COPY)
+    assert case.engine.verify(record) == []
+    path = case.directory / largest(record).path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (problem,) = case.engine.verify(record)
+    assert str(path) in problem
+    assert "content changed" in problem
+
+
+def test_verify_finds_a_missing_file(case: Case) -> None:
+    """So is loss."""
+    record = install(case)
+    path = case.directory / largest(record).path
+    path.unlink()
+    problems = case.engine.verify(record)
+    assert any(str(path) in problem and "missing" in problem for problem in problems)
+
+
+def test_damage_of_our_own_is_repaired(case: Case) -> None:
+    """The way out of a failed verification is to install again."""
+    record = install(case, link=LinkMode.COPY)
+    (case.directory / largest(record).path).unlink()
+    (case.directory / largest(record).path).write_bytes(b"damaged")
+    repaired = install(case, link=LinkMode.COPY, previous=record)
+    assert case.engine.verify(repaired) == []
+    assert repaired == record
+
+
+def test_a_foreign_file_in_the_way_is_refused(case: Case) -> None:
+    """Overwriting what somebody else put there would lose it; trusting it would serve it."""
+    record = install(case, link=LinkMode.COPY)
+    path = case.directory / largest(record).path
+    case.engine.uninstall(record)
+    for data in (b"short", path.name.encode() * (largest(record).size // len(path.name) + 1)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[: largest(record).size])
+        before = contents(case.directory)
+        with pytest.raises(EngineRefused, match="is in the way") as refusal:
+            install(case)
+        assert str(path) in refusal.value.message
+        assert refusal.value.hint
+        assert contents(case.directory) == before
+
+
+def test_a_directory_in_the_way_is_refused(case: Case) -> None:
+    """The same, for something that is not even a file."""
+    record = install(case)
+    case.engine.uninstall(record)
+    (case.directory / largest(record).path).mkdir(parents=True)
+    with pytest.raises(EngineRefused):
+        install(case)
+
+
+def test_a_file_instead_of_the_directory_is_refused(case: Case) -> None:
+    """A mistyped directory must end in words, not in a traceback."""
+    case.directory.parent.mkdir()
+    case.directory.write_text("a file")
+    with pytest.raises(EngineRefused):
+        case.engine.install(case.request())
+
+
+@pytest.mark.root
+def test_full_disk(case: Case, small_disk: Path) -> None:
+    """A full disk must cost nothing but the attempt, and say how much is missing."""
+    case = replace(case, directory=small_disk / "models")
+    before = contents(small_disk)
+    with pytest.raises(NoSpace) as full:
+        case.engine.install(case.request())
+    assert full.value.data["missing"] > 0
+    assert contents(small_disk) == before
+
+
+@pytest.mark.root
+def test_disk_that_fills_up_meanwhile(case: Case, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same when the space went after it was counted."""
+    case = replace(case, directory=small_disk / "models")
+    monkeypatch.setattr("modelvault.fsio.require_space", lambda *_: None)
+    with pytest.raises(NoSpace):
+        case.engine.install(case.request())
+    assert case.visible() == set()
+    assert not [path for path in small_disk.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.root
+def test_read_only_directory(case: Case, small_disk: Path) -> None:
+    """A read-only mount is refused with the reason."""
+    case = replace(case, directory=small_disk / "models")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(EngineRefused, match="read-only") as refusal:
+        case.engine.install(case.request(case.stored(weights=b"x")))
+    assert refusal.value.hint == "the file system is mounted read-only"
+
+
+@pytest.mark.root
+def test_another_file_system(case: Case, small_disk: Path) -> None:
+    """Across file systems there are no links: the plan must say copy, and ``--link hard`` must say why not."""
+    case = replace(case, directory=small_disk / "models")
+    request = case.request(case.stored(weights=b"tiny"))
+    plan = case.engine.plan(request)
+    assert {str(file.link) for file in plan.files} <= {"copy", "write", "symlink"}
+    record = case.engine.install(request)
+    assert case.engine.verify(record) == []
+    elsewhere = replace(request.target, directory=small_disk / "elsewhere")
+    for mode in (LinkMode.HARD, LinkMode.REFLINK):
+        for attempt in (case.engine.plan, case.engine.install):
+            with pytest.raises(EngineRefused, match="file system"):
+                attempt(replace(request, link=mode, target=elsewhere))
+
+
+def test_a_damaged_blob_of_the_vault_is_not_installed(case: Case) -> None:
+    """A copy is hashed while it is made: what rotted in the vault must not reach the engine."""
+    stored = case.stored()
+    weights = max(stored.model.files, key=lambda file: file.size)
+    path = case.blobs.path(weights.digest)
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[7] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(DigestMismatch):
+        case.engine.install(case.request(stored, link=LinkMode.COPY))
+    assert case.visible() == set()
+    path.write_bytes(data[:-1])
+    with pytest.raises(DigestMismatch):
+        case.engine.install(case.request(stored))
+    path.unlink()
+    with pytest.raises(ModelvaultError, match="missing from the vault"):
+        case.engine.install(case.request(stored))
+
+
+def test_two_processes(case: Case) -> None:
+    """Two installs into one directory at once would sweep away each other's staging."""
+    case.directory.mkdir(parents=True)
+    with locked(case.directory), pytest.raises(VaultLocked):
+        install(case)
+    install(case)
+
+
+def test_a_new_version_takes_the_place_of_the_old(case: Case) -> None:
+    """After an update the engine must serve the new files, and the old ones must not stay for ever."""
+    old = install(case)
+    updated = case.stored(weights=b"new weights")
+    record = case.engine.install(case.request(updated, previous=old))
+    assert record.installed_name == old.installed_name
+    assert case.engine.verify(record) == []
+    case.engine.uninstall(record)
+    assert contents(case.directory) == {}
+
+
+def test_records_survive_json(case: Case) -> None:
+    """The registry and the event log keep records as JSON: a lossy one could not be verified or removed."""
+    record = install(case)
+    assert InstallRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert all(type(file.link) is str for file in record.files)
+    for change in (
+        {"engine": 1},
+        {"files": [{"path": "../x"}]},
+        {"more": 1},
+        {"directory": "relative"},
+        {"manifest": "x"},
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            InstallRecord.from_json(record.to_json() | change)
+
+
+def test_next_steps_can_be_typed(case: Case) -> None:
+    """What is printed at the end is copied into a shell."""
+    steps = case.engine.next_steps(install(case))
+    assert steps
+    for step in steps:
+        assert subprocess.run(["sh", "-n", "-c", step], check=False).returncode == 0
+
+
+def test_progress_is_told(case: Case) -> None:
+    """Copying a large model takes minutes, in which something must move."""
+    seen: list[int] = []
+    install(case, link=LinkMode.COPY, on_bytes=seen.append)
+    assert sum(seen) >= largest(install(case)).size

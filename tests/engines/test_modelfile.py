@@ -1,0 +1,160 @@
+"""The Modelfile grammar, as Ollama's own parser has it."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelvault.engines.modelfile import (
+    FLOATS,
+    INTEGERS,
+    ROLES,
+    Instruction,
+    Modelfile,
+    encode_parameter,
+    parse,
+    render,
+)
+from modelvault.errors import UsageProblem
+
+TEXT = st.text(
+    st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]) | st.sampled_from('"\n\t #'), max_size=40
+)
+
+
+def printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() or character in "\t\r\n")
+
+
+INSTRUCTIONS = st.one_of(
+    st.builds(
+        Instruction, st.sampled_from(["TEMPLATE", "SYSTEM", "LICENSE", "RENDERER", "PARSER"]), TEXT.map(printable)
+    ),
+    st.builds(Instruction, st.just("MESSAGE"), TEXT.map(printable), st.sampled_from(ROLES)),
+    st.builds(Instruction, st.just("PARAMETER"), TEXT.map(printable), st.just("stop")),
+    st.builds(
+        Instruction, st.just("PARAMETER"), st.integers(-(2**63), 2**63 - 1).map(str), st.sampled_from(sorted(INTEGERS))
+    ),
+    st.builds(Instruction, st.just("REQUIRES"), st.just("0.24.0")),
+)
+
+
+@given(st.lists(INSTRUCTIONS, max_size=6))
+def test_round_trip(instructions: list[Instruction]) -> None:
+    """What is kept for the record must be what was installed; a value that cannot be written must be refused, not bent."""
+    modelfile, refused = Modelfile(tuple(instructions)), ""
+    try:
+        text = render(modelfile, "/models/tiny.gguf")
+    except UsageProblem as refusal:
+        refused = refusal.message
+    if refused:
+        assert "cannot be quoted" in refused
+        assert any('"' in entry.value for entry in instructions)
+        return
+    first, *rest = parse(text).instructions
+    assert first == Instruction("FROM", "/models/tiny.gguf")
+    assert tuple(rest) == modelfile.instructions
+
+
+@given(st.text(max_size=80))
+def test_any_text_parses_or_is_refused(text: str) -> None:
+    """A user's file may hold anything; a traceback is no answer."""
+    refused = None
+    try:
+        parse(text)
+    except UsageProblem as refusal:
+        refused = refusal.message
+    assert refused is None or refused.startswith("modelfile line ")
+
+
+def test_grammar() -> None:
+    """Each line here was compared with Ollama's parser."""
+    text = (
+        "# a comment\r\n"
+        "from ./x.gguf\n"
+        '  TEMPLATE """{{ .System }}\n'
+        '# no comment\n"quoted" """\n'
+        "system You are # terse\n"
+        'PARAMETER stop "<|end|>"\n'
+        "PARAMETER stop  two words \n"
+        "PARAMETER\tnum_ctx 8192\n"
+        'SYSTEM "two\nlines"\n'
+        "MESSAGE user What?\n"
+        'MESSAGE assistant ""\n'
+        "LICENSE zero\u200bwidth"
+    )
+    modelfile = parse(text)
+    assert modelfile.last("TEMPLATE") == '{{ .System }}\n# no comment\n"quoted" '
+    assert modelfile.all("SYSTEM") == ("You are # terse", "two\nlines")
+    assert modelfile.parameters == {"stop": ("<|end|>", "two words"), "num_ctx": ("8192",)}
+    assert modelfile.messages == (("user", "What?"), ("assistant", ""))
+    assert modelfile.last("FROM") == "./x.gguf"
+    assert modelfile.last("LICENSE") == "zerowidth"
+    assert parse("\ufeffSYSTEM x").last("SYSTEM") == "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("SYSTEM x\nPARAMETER tempratur 1", 2, "unknown parameter 'tempratur'"),
+        ("\n\nPARAMETER num_ctx many", 3, "num_ctx is a whole number"),
+        ("PARAMETER temperature hot", 1, "temperature is a number"),
+        ("PARAMETER temperature inf", 1, "temperature is a number"),
+        ("PARAMETER temperature 1e39", 1, "temperature is a number"),
+        ("PARAMETER temperature 1e999", 1, "temperature is a number"),
+        ("PARAMETER use_mmap maybe", 1, "use_mmap is true or false"),
+        ("PARAMETER num_ctx", 1, "needs a name and a value"),
+        ("MESSAGE robot hello", 1, "not a role"),
+        ("REQUIRES soon", 1, "not a version"),
+        ("SYSTEM x\nGREETING y", 2, "not an instruction: 'GREETING'"),
+        ("SYSTEM", 1, "not an instruction: 'SYSTEM'"),
+        ('SYSTEM x\nTEMPLATE """\nnever\nclosed', 2, "not closed"),
+        ('SYSTEM "never closed', 1, "not closed"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(text: str, line: int, message: str) -> None:
+    """A typing error in line 40 of a Modelfile is found by its number."""
+    with pytest.raises(UsageProblem) as refusal:
+        parse(text)
+    assert refusal.value.message.startswith(f"modelfile line {line}: ")
+    assert message in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        ("1.0", "1"),
+        ("0.7", "0.7"),
+        ("1", "1"),
+        (".5", "0.5"),
+        ("5.", "5"),
+        ("1e-7", "1e-7"),
+        ("0.000001", "0.000001"),
+        ("1e21", "1e+21"),
+        ("123456789", "123456790"),
+        ("0.1000000001", "0.1"),
+        ("-0.0", "-0"),
+        ("0", "0"),
+    ],
+)
+def test_floats_are_written_as_go_writes_them(value: str, encoded: str) -> None:
+    """Another spelling is another blob than Ollama's own, for the same parameters."""
+    assert encode_parameter("temperature", value) == encoded
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.sampled_from(sorted(FLOATS)))
+def test_floats_keep_their_value(number: float, name: str) -> None:
+    """The shortest digits must still be the same float32."""
+    encoded = encode_parameter(name, repr(number))
+    assert struct.pack("<f", float(encoded)) == struct.pack("<f", number)
+
+
+def test_booleans() -> None:
+    """Go's ``ParseBool`` takes more spellings than ``true``."""
+    assert [encode_parameter("use_mmap", value) for value in ("T", "1", "FALSE", "0")] == [
+        "true",
+        "true",
+        "false",
+        "false",
+    ]

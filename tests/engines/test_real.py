@@ -1,0 +1,143 @@
+"""The real engines, on what the adapters wrote."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from engine_cases import Blobs, contents
+from make_models import SENTENCE, make_awq, make_gguf
+from real_engines import llama_generate, ollama_server, require_engine, vllm_generate
+
+from modelvault.artifact import Origin, StoredModel, Traits
+from modelvault.engines import InstallRecord, InstallRequest, LinkMode, Owner, Target, engines
+
+pytestmark = pytest.mark.engine
+NOBODY = 65534
+MODELFILE = (
+    'TEMPLATE """{{ if .System }}<s>{{ .System }}{{ end }}{{ .Prompt }}"""\n'
+    "PARAMETER temperature 0.7\nPARAMETER stop <|end|>\nPARAMETER num_ctx 256\nPARAMETER use_mmap true\n"
+    'PARAMETER top_p 1\nPARAMETER seed -1\nPARAMETER stop "a & b"\n'
+    'SYSTEM Answer briefly.\nLICENSE """Free\n\tfor all."""\nLICENSE Or not\nMESSAGE user Hi > you\nMESSAGE assistant Hello\n'
+)
+
+
+@pytest.fixture
+def tiny(blobs: Blobs, tmp_path: Path) -> tuple[StoredModel, Path]:
+    """A GGUF model that llama.cpp and Ollama load, with the traits that its header has."""
+    path = tmp_path / "tiny-Q8_0.gguf"
+    make_gguf(path)
+    parameters = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    traits = Traits("gguf", "llama", "Q8_0", parameters)
+    return blobs.model("org/tiny:Q8_0", {path.name: path.read_bytes()}, traits=traits), path
+
+
+def install(blobs: Blobs, stored: StoredModel, target: Target, **options: Any) -> InstallRecord:
+    return engines()[target.engine].install(InstallRequest(stored, blobs.path, target, **options))
+
+
+def test_ollama_serves_what_was_installed(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
+    """List, show and generate: the proof that the store is what Ollama takes for one."""
+    record = install(blobs, tiny[0], Target("ollama", tmp_path / "models"), modelfile=MODELFILE)
+    with ollama_server(tmp_path / "models") as server:
+        listed = server.run("list")
+        assert "tiny:q8_0" in listed
+        assert record.files[-1].digest.removeprefix("sha256:")[:12] in listed
+        shown = server.run("show", "tiny:q8_0")
+        assert "Q8_0" in shown
+        assert "Answer briefly." in shown
+        assert SENTENCE.startswith(server.generate("tiny:q8_0", "hello"))
+        assert server.run("show", "--modelfile", "tiny:q8_0")
+        # A model installed beside a running server needs no restart.
+        install(blobs, tiny[0], Target("ollama", tmp_path / "models"), name="second")
+        assert SENTENCE.startswith(server.generate("second", "world", tokens=3))
+
+
+def test_ollama_create_writes_the_same(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
+    """Layers byte for byte, config up to the ``rootfs`` that newer releases dropped: ``show``, ``cp`` and ``push`` rely on them."""
+    models = tmp_path / "models"
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text(f"FROM {tiny[1]}\n{MODELFILE}")
+    with ollama_server(models) as server:
+        server.run("create", "real", "-f", str(modelfile))
+        record = install(blobs, tiny[0], Target("ollama", models), name="ours", modelfile=MODELFILE)
+        real = json.loads((models / "manifests/registry.ollama.ai/library/real/latest").read_bytes())
+        ours = json.loads((models / record.files[-1].path).read_bytes())
+        kept = ("mediaType", "digest", "size")
+        assert [[layer[key] for key in kept] for layer in ours["layers"]] == [
+            [layer[key] for key in kept] for layer in real["layers"]
+        ]
+        assert list(ours) == list(real)
+        configs = [
+            (models / "blobs" / found["config"]["digest"].replace(":", "-")).read_bytes() for found in (ours, real)
+        ]
+        head, rootfs, _ = configs[1].partition(b',"rootfs":')
+        assert rootfs
+        assert configs[0] == head + b"}\n"
+        again = tmp_path / "Modelfile.record"
+        again.write_text(record.modelfile or "")
+        server.run("create", "again", "-f", str(again))
+        repeated = json.loads((models / "manifests/registry.ollama.ai/library/again/latest").read_bytes())
+        assert [layer["digest"] for layer in repeated["layers"]] == [layer["digest"] for layer in real["layers"]]
+
+
+def test_ollama_prunes_and_removes_without_harm(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
+    """Start-up pruning must spare what we installed; ``cp`` and ``rm`` must leave the vault whole."""
+    models = tmp_path / "models"
+    record = install(blobs, tiny[0], Target("ollama", models))
+    for file in record.files:
+        os.utime(models / file.path, (1, 1))
+    with ollama_server(models) as server:
+        assert engines()["ollama"].verify(record) == []
+        server.run("cp", "tiny:q8_0", "copy")
+        server.run("rm", "tiny:q8_0")
+        assert SENTENCE.startswith(server.generate("copy", "hello", tokens=3))
+        server.run("rm", "copy")
+    assert blobs.intact()
+    assert contents(models) == {}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="filling another user's store needs root")
+def test_ollama_as_another_user(blobs: Blobs, tiny: tuple[StoredModel, Path]) -> None:
+    """The service's user must be able to touch and remove what root installed, and nothing of the vault."""
+    if not os.stat(require_engine("ollama")).st_mode & 0o001:
+        pytest.skip("the ollama binary cannot be run by other users")
+    with tempfile.TemporaryDirectory() as place:
+        models = Path(place) / "models"
+        models.mkdir()
+        for path in (Path(place), models):
+            os.chown(path, NOBODY, NOBODY)
+        record = install(blobs, tiny[0], Target("ollama", models))
+        assert record.files[0].link in {"copy", "reflink"}
+        with ollama_server(models, uid=NOBODY) as server:
+            (Path(place) / "Modelfile").write_text("FROM tiny:q8_0\nSYSTEM x\n")
+            server.run("create", "derived", "-f", f"{place}/Modelfile")
+            assert SENTENCE.startswith(server.generate("derived", "hello", tokens=3))
+            server.run("rm", "tiny:q8_0", "derived")
+        assert contents(models) == {}
+        owner = Owner(NOBODY, NOBODY)
+        assert install(blobs, tiny[0], Target("ollama", models), owner=owner, link=LinkMode.COPY)
+    assert blobs.intact()
+
+
+def test_llama_cpp_loads_from_the_folder(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
+    """The folder adapter's promise: any engine that takes a path."""
+    record = install(blobs, tiny[0], Target("folder", tmp_path / "models"))
+    assert SENTENCE.startswith(llama_generate(tmp_path / "models" / record.files[0].path, "hello"))
+
+
+def test_vllm_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:
+    """``vllm serve org/name`` on a machine without network is what the hub layout is for."""
+    require_engine("vllm")
+    make_awq(tmp_path / "awq")
+    content = {path.name: path.read_bytes() for path in (tmp_path / "awq").iterdir()}
+    origin = Origin("hub", "org/tiny-awq", "0123456789" * 4)
+    stored = blobs.model("tiny-awq", content, origin=origin, traits=Traits("safetensors", "llama", "awq"))
+    record = install(blobs, stored, Target("vllm", tmp_path / "hub"))
+    assert SENTENCE.startswith(vllm_generate(tmp_path / "hub", record.installed_name, "hello"))
+    assert engines()["vllm"].verify(record) == []
+    assert engines()["vllm"].uninstall(record)

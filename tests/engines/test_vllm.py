@@ -1,0 +1,228 @@
+"""What is the hub cache's alone: names, commits, links, references, and what vLLM cannot load."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from engine_cases import COMMIT, Case, contents
+
+from modelvault.artifact import Algorithm, Digest, FileSpec, Origin, Traits
+from modelvault.engines import InstallRecord, LinkMode
+from modelvault.engines import vllm as vllm_module
+from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.modelpack import store_form
+
+HUB = Origin("hub", "org/tiny", COMMIT)
+
+
+def install(case: Case, origin: Origin = HUB, **options: object) -> InstallRecord:
+    stored = options.pop("stored", None) or case.stored(origin=origin)
+    return case.engine.install(case.request(stored, **options))  # type: ignore[arg-type]  # tests pass what they like
+
+
+def test_the_layout_is_the_hubs(vllm: Case) -> None:
+    """vLLM resolves ``org/tiny`` through exactly these paths; a newline in the reference makes it unreadable."""
+    record = install(vllm)
+    root = vllm.directory / "models--org--tiny"
+    assert (root / "refs/main").read_bytes() == COMMIT.encode()
+    assert record.installed_name == "org/tiny"
+    nested = root / "snapshots" / COMMIT / "nested/extra.json"
+    assert str(nested.readlink()).startswith("../../../blobs/")
+    assert nested.read_bytes() == b'{"nested": true}'
+    assert record.arguments == ("--max-model-len", "256")
+    (step,) = vllm.engine.next_steps(record)
+    assert step.endswith("vllm serve org/tiny --max-model-len 256")
+    assert f"HF_HUB_CACHE={vllm.directory}" in step
+    assert "HF_HUB_OFFLINE=1" in step
+
+
+def test_blobs_are_named_by_the_hubs_etag(vllm: Case) -> None:
+    """The real client then finds them and downloads nothing again."""
+    stored = vllm.stored(origin=HUB)
+    files = []
+    for file in stored.model.files:
+        data = vllm.blobs.path(file.digest).read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        upstream = file.digest if file.path.endswith(".safetensors") else Digest(Algorithm.GIT_SHA1, git)
+        files.append(FileSpec(file.path, file.size, file.digest, upstream))
+    model = type(stored.model)(stored.model.name, HUB, tuple(files), stored.model.traits)
+    record = install(vllm, stored=store_form(model))
+    blobs = {path.name for path in (vllm.directory / "models--org--tiny/blobs").iterdir()}
+    assert blobs == {(file.upstream or file.digest).hex for file in files}
+    assert vllm.engine.verify(record) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "origin", "chosen", "repository"),
+    [
+        ("llama", Origin("folder"), None, "llama"),
+        ("org/llama:X", Origin("folder"), None, "org/llama"),
+        ("short", HUB, None, "org/tiny"),
+        ("short", HUB, "my/own", "my/own"),
+    ],
+)
+def test_repository_names(vllm: Case, name: str, origin: Origin, chosen: str | None, repository: str) -> None:
+    """What the user types after ``vllm serve``."""
+    stored = vllm.stored(name, origin=origin)
+    plan = vllm.engine.plan(vllm.request(stored, name=chosen))
+    assert plan.installed_name == repository
+
+
+@pytest.mark.parametrize("name", ["a--b", "a..b", "a/b/c", "x.git", "-a", "a.", "", "a b", "a" * 97])
+def test_names_that_the_hub_client_would_not_take(vllm: Case, name: str) -> None:
+    """vLLM would say "Invalid repository ID" for an install that looks fine."""
+    if name:
+        with pytest.raises(UsageProblem, match="not a repository name"):
+            vllm.engine.plan(vllm.request(name=name))
+
+
+def test_a_model_without_commit_gets_its_manifests(vllm: Case) -> None:
+    """Forty hex digits are what the hub client takes for a commit."""
+    stored = vllm.stored()
+    install(vllm, stored=stored)
+    assert (vllm.directory / "models--org--tiny/refs/main").read_text() == stored.manifest.hex[:40]
+
+
+@pytest.mark.parametrize(
+    ("content", "quantization", "reason"),
+    [
+        ({"a.gguf": b"GGUF"}, None, "only through a plugin"),
+        ({"model.bin": b"x", "config.json": b"{}"}, None, "has none"),
+        ({"model.safetensors": b"x"}, "awq", "no config.json"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "exl2", "EXL2"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "EXL3", "EXL3"),
+        ({"model.safetensors": b"x", "config.json": b"{}"}, "bitsandbytes 4-bit", "bitsandbytes"),
+    ],
+)
+def test_what_is_refused(vllm: Case, content: dict[str, bytes], quantization: str | None, reason: str) -> None:
+    """An install that cannot be served is worse than a refusal: the error comes hours later, from vLLM."""
+    stored = vllm.blobs.model("org/tiny", content, traits=Traits("x", quantization=quantization))
+    with pytest.raises(EngineRefused, match=reason):
+        vllm.engine.install(vllm.request(stored))
+    assert not vllm.directory.exists()
+
+
+def test_main_moves_with_a_warning_and_back(vllm: Case) -> None:
+    """Somebody's older download of the repository must come back to light when ours goes."""
+    other = "f" * 40
+    root = vllm.directory / "models--org--tiny"
+    (root / "snapshots" / other).mkdir(parents=True)
+    (root / "snapshots" / other / "config.json").write_text("{}")
+    (root / "refs").mkdir()
+    (root / "refs/main").write_text(other)
+    before = contents(vllm.directory)
+    (warning,) = vllm.engine.plan(vllm.request(vllm.stored(origin=HUB))).warnings
+    assert other in warning
+    record = install(vllm)
+    assert install(vllm, previous=record) == record
+    assert (root / "refs/main").read_text() == COMMIT
+    vllm.engine.uninstall(record)
+    assert contents(vllm.directory) == before
+
+
+def test_a_moved_reference_is_found(vllm: Case) -> None:
+    """After ``hf download`` of a newer commit, vLLM serves that one: ``verify`` must say so, and removal must not touch it."""
+    record = install(vllm)
+    reference = vllm.directory / "models--org--tiny/refs/main"
+    reference.write_text("e" * 40)
+    assert any("refs/main" in problem for problem in vllm.engine.verify(record))
+    vllm.engine.uninstall(record)
+    assert reference.read_text() == "e" * 40
+
+
+def test_a_partial_download_of_the_same_commit_is_completed(vllm: Case) -> None:
+    """What was there stays theirs: it is neither replaced nor removed."""
+    root = vllm.directory / "models--org--tiny"
+    stored = vllm.stored(origin=HUB)
+    config = next(file for file in stored.model.files if file.path == "config.json")
+    (root / "blobs").mkdir(parents=True)
+    (root / "snapshots" / COMMIT).mkdir(parents=True)
+    (root / "blobs" / "theirs").write_bytes(vllm.blobs.path(config.digest).read_bytes())
+    (root / "snapshots" / COMMIT / "config.json").symlink_to("../../blobs/theirs")
+    before = contents(vllm.directory)
+    record = install(vllm, link=LinkMode.COPY)
+    assert vllm.engine.verify(record) == []
+    assert {file.link for file in record.files if file.path.endswith("config.json")} == {"present"}
+    assert vllm.visible() == {"models--org--tiny"}
+    vllm.engine.uninstall(record)
+    assert contents(vllm.directory) == before
+
+
+def test_a_link_that_leads_elsewhere_is_found(vllm: Case) -> None:
+    """A snapshot whose weights are another file's serves another model."""
+    record = install(vllm)
+    name = vllm.directory / f"models--org--tiny/snapshots/{COMMIT}/model.safetensors"
+    name.unlink()
+    name.symlink_to("config.json")
+    (problem,) = vllm.engine.verify(record)
+    assert "does not lead to" in problem
+    assert vllm.engine.verify(install(vllm, previous=record)) == []
+
+
+def test_two_models_of_one_repository(vllm: Case) -> None:
+    """Two selections of one commit share a snapshot; whoever goes first leaves the other whole, whoever goes last cleans up."""
+    whole = vllm.stored("org/tiny", origin=HUB)
+    some = vllm.blobs.model(
+        "org/tiny-some",
+        {
+            file.path: vllm.blobs.path(file.digest).read_bytes()
+            for file in whole.model.files
+            if "nested" not in file.path
+        },
+        origin=HUB,
+    )
+    first, second = install(vllm, stored=whole, link=LinkMode.COPY), install(vllm, stored=some, link=LinkMode.COPY)
+    assert {file.link for file in second.files} == {"present"}
+    vllm.engine.uninstall(first)
+    assert vllm.engine.verify(second) == []
+    vllm.engine.uninstall(second)
+    assert contents(vllm.directory) == {}
+
+
+def test_without_symbolic_links(vllm: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT and exFAT have none; the hub client then reads real files from the snapshot."""
+    monkeypatch.setattr(vllm_module, "can_symlink", lambda _: False)
+    record = install(vllm)
+    assert not (vllm.directory / "models--org--tiny/blobs").exists()
+    assert all("/blobs/" not in file.path for file in record.files)
+    assert vllm.visible() == {"models--org--tiny"}
+    assert vllm.engine.verify(record) == []
+    assert install(vllm, previous=record) == record
+    vllm.engine.uninstall(record)
+    assert contents(vllm.directory) == {}
+
+
+def test_a_marker_that_is_none_is_refused(vllm: Case) -> None:
+    """Whoever may write the cache could otherwise tell us what to remove."""
+    record = install(vllm)
+    (marker,) = (vllm.directory / "models--org--tiny").glob(".modelvault-*.json")
+    for text in (
+        "[]",
+        "{",
+        '{"format": "x"}',
+        marker.read_text().replace("models--org", "../../models--org"),
+        "[" * 100_000,
+    ):
+        marker.write_text(text)
+        with pytest.raises(EngineRefused, match="is in the way"):
+            vllm.engine.uninstall(record)
+
+
+def test_a_shared_store_of_the_client_is_followed(vllm: Case, tmp_path: Path) -> None:
+    """Newer clients make a blob a link into a store of their own: it is theirs, and good as it is."""
+    stored = vllm.stored(origin=HUB)
+    weights = max(stored.model.files, key=lambda file: file.size)
+    shared = tmp_path / "shared"
+    shared.write_bytes(vllm.blobs.path(weights.digest).read_bytes())
+    blob = vllm.directory / "models--org--tiny/blobs" / weights.digest.hex
+    blob.parent.mkdir(parents=True)
+    blob.symlink_to(shared)
+    record = install(vllm, stored=stored)
+    assert blob.is_symlink()
+    assert vllm.engine.verify(record) == []
+    vllm.engine.uninstall(record)
+    assert blob.is_symlink()
+    shared.unlink()
+    record = install(vllm, stored=stored)
+    assert not blob.is_symlink()
+    assert vllm.engine.verify(record) == []

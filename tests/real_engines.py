@@ -1,0 +1,205 @@
+"""Finds and runs the real engines for tests marked ``engine``: Ollama, vLLM on the CPU, llama.cpp.
+
+They lie where ``scripts/setup-engines`` puts them: ``MODELVAULT_ENGINES``, else ``modelvault-engines`` in the user's cache directory.
+Without one the test skips and says why; with ``MODELVAULT_REQUIRE_ENGINES=1`` it fails.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_START_SECONDS = 60.0
+_PROGRAMS = {"ollama": "bin/ollama", "vllm": "vllm/bin/python"}
+
+
+def engines_directory() -> Path:
+    """Where ``scripts/setup-engines`` puts the engines."""
+    if chosen := os.environ.get("MODELVAULT_ENGINES"):
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "modelvault-engines"
+
+
+def require_engine(name: str) -> Path:
+    """Give the program of ``ollama`` or ``vllm``, or the file of the ``xllamacpp`` module; else skip or fail the test."""
+    if name == "xllamacpp":
+        spec = find_spec(name)
+        found = Path(spec.origin) if spec and spec.origin else None
+    else:
+        program = engines_directory() / _PROGRAMS[name]
+        found = program if program.exists() else None
+    if found is None:
+        reason = f"{name} is not installed in {engines_directory()}: run scripts/setup-engines"
+        if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class OllamaServer:
+    """A running server: its address, and how to ask it."""
+
+    program: Path
+    port: int
+    environment: Mapping[str, str]
+    log: Path
+
+    def run(self, *arguments: str) -> str:
+        """Run the real command line against the server and give what it prints."""
+        command = [str(self.program), *arguments]
+        done = subprocess.run(
+            command, env=dict(self.environment), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}\n{self.log.read_text()[-3000:]}"
+        return done.stdout
+
+    def api(self, path: str, body: object = None) -> Any:
+        """Call the HTTP API and decode its answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        assert answer.status == 200, f"{path}: {answer.status} {data[:500]!r}\n{self.log.read_text()[-3000:]}"
+        return json.loads(data)
+
+    def generate(self, model: str, prompt: str, *, tokens: int = 8) -> str:
+        """Let a model complete a prompt, without its template, always the same way."""
+        options = {"num_predict": tokens, "temperature": 0, "num_ctx": 256}
+        body = {"model": model, "prompt": prompt, "raw": True, "stream": False, "options": options}
+        text: str = self.api("/api/generate", body)["response"]
+        return text
+
+
+@contextlib.contextmanager
+def ollama_server(models_dir: Path, *, uid: int | None = None) -> Iterator[OllamaServer]:
+    """Run the real Ollama over a models directory on a free loopback port, with a home of its own; end it by its pid.
+
+    ``uid`` runs it as another user (root only).
+    """
+    program = require_engine("ollama")
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="ollama-home-") as home:
+        if uid is not None:
+            os.chown(home, uid, uid)
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": home,
+            "OLLAMA_MODELS": str(models_dir),
+            "OLLAMA_HOST": f"127.0.0.1:{port}",
+            "OLLAMA_NO_CLOUD": "1",
+            "OLLAMA_KEEP_ALIVE": "1m",
+        }
+        log = Path(home) / "server.log"
+        with log.open("wb") as sink:
+            server = subprocess.Popen(
+                [program, "serve"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                user=uid,
+                group=uid,
+                extra_groups=None if uid is None else [],
+                cwd=home,
+            )
+        try:
+            _await_port(port, server, log)
+            yield OllamaServer(program, port, environment, log)
+        finally:
+            # SIGTERM first: the server ends its model runners itself.
+            server.terminate()
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _await_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if server.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"ollama did not start (exit code {server.returncode}):\n{log.read_text()[-3000:]}")
+        time.sleep(0.05)  # between two attempts to connect; how long starting takes is not ours to know
+
+
+_VLLM_SCRIPT = """
+import json, sys
+from vllm import LLM, SamplingParams
+repository, prompt, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
+llm = LLM(repository, enforce_eager=True, max_model_len=256, max_num_seqs=1, seed=0)
+output = llm.generate([prompt], SamplingParams(max_tokens=tokens, temperature=0))
+print("OUTPUT " + json.dumps(output[0].outputs[0].text))
+"""
+
+
+def vllm_generate(cache_dir: Path, repo: str, prompt: str, *, tokens: int = 8) -> str:
+    """Let the real vLLM load ``repo`` by name from a hub cache, offline, and complete a prompt on the CPU."""
+    python = require_engine("vllm")
+    with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": home,
+            "HF_HOME": f"{home}/hf",
+            "HF_HUB_CACHE": str(cache_dir),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+        command = [str(python), "-c", _VLLM_SCRIPT, repo, prompt, str(tokens)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, cwd=home, stdin=subprocess.DEVNULL
+        )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("OUTPUT ")]
+    assert lines, f"vllm failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    text: str = json.loads(lines[-1].removeprefix("OUTPUT "))
+    return text
+
+
+def llama_generate(gguf_path: Path, prompt: str, *, tokens: int = 8) -> str:
+    """Let the real llama.cpp (``xllamacpp``, in this process) load a GGUF file and complete a prompt."""
+    require_engine("xllamacpp")
+    import xllamacpp  # noqa: PLC0415 (not every environment has it)
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(gguf_path)
+    parameters.n_ctx = 256
+    parameters.n_parallel = 1
+    parameters.warmup = False
+    server = xllamacpp.Server(parameters)
+    answer = server.handle_completions({"prompt": prompt, "n_predict": tokens, "max_tokens": tokens, "temperature": 0})
+    if isinstance(answer, str):
+        answer = json.loads(answer)
+    text: str = answer["choices"][0]["text"] if "choices" in answer else answer["content"]
+    return text
