@@ -14,19 +14,15 @@ SCHEMA = "modelvault/1"
 
 def plain(value: object) -> Any:
     """Turn a result into what ``json.dumps`` takes: dataclasses become objects, digests, names and paths text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, Digest | ModelName):
-            return str(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
+    if isinstance(value, Digest | ModelName | Path):
         return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    return value
+    return value.value if isinstance(value, Enum) else value
 
 
 @dataclass(frozen=True, slots=True)

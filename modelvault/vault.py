@@ -50,6 +50,12 @@ class Vault:
                 hint="set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
                 path=str(root),
             )
+        if root.exists() and not root.is_dir():
+            raise UsageProblem(
+                f"{root} is not a directory, so there is no vault in it",
+                hint="set MODELVAULT_HOME to the vault that you mean",
+                path=str(root),
+            )
         with fsio.no_space_at(root):
             root.mkdir(parents=True, exist_ok=True)
             vault.store.create()
@@ -160,5 +166,14 @@ class Vault:
 
     @property
     def history_lost(self) -> bool:
-        """Whether there are models but no event log: replay protection is gone with it."""
-        return self.events.last() is None and bool(self.store.entries())
+        """Whether models are listed of which the event log knows nothing: replay protection is gone with what it knew.
+
+        Whatever else was logged since does not bring it back; a bundle that was imported since, with leave, does.
+        """
+        unknown = {entry.name.text for entry in self.store.entries()}
+        for event in self.events.read():
+            if event.kind == "bundle-imported":
+                return False
+            if event.kind == "model-published":
+                unknown.discard(str(event.data.get("model")))
+        return bool(unknown)

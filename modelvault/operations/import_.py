@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import ModelEntry
 from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.bundle.receive import receive
-from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, TrustRefused
+from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, TrustRefused, UsageProblem
 from modelvault.inspect import inspect_model
 from modelvault.operations.finding import find_bundles
-from modelvault.operations.install import Placement, found_engines, place, targets_for
+from modelvault.operations.install import Placement, Step, do_step, found_engines, plan_step, targets_for
 from modelvault.operations.publishing import is_published
 from modelvault.operations.summaries import bundle_summary
 from modelvault.progress import Progress
@@ -127,8 +127,9 @@ def _import(vault: Vault, bundle: OpenBundle, request: ImportRequest, progress: 
         if not vault.store.has(blob.digest, blob.size)
     }
     staging = vault.partial / f"import-{bundle.digest.hex}"
+    _check_name(vault, entries, request.placement)
     if request.dry_run:
-        outcomes = tuple(_planned(vault, entry, missing, request.placement, progress) for entry in entries)
+        outcomes = tuple(_planned(vault, entry, missing, request.placement) for entry in entries)
     else:
         staging.mkdir(exist_ok=True)
         with fsio.FileLock(staging / "lock", wait=vault.config.lock_wait, what=f"the import of {bundle.places[0]}"):
@@ -174,19 +175,40 @@ class _Work:
     progress: Progress
 
 
+def _check_name(vault: Vault, entries: Sequence[ModelEntry], placement: Placement) -> None:
+    """Refuse a mistyped ``--as`` before hours of reading: one that no engine takes, or that several models would get."""
+    if placement.name is None:
+        return
+    taken: dict[tuple[str, str], ModelName] = {}
+    for entry in entries:
+        name = entry.stored.model.name
+        try:
+            targets = targets_for(entry.stored.model, placement)
+            steps = [plan_step(vault, Step(entry.stored, target, placement)) for target in targets]
+        except UsageProblem:
+            raise
+        except ModelvaultError:
+            continue  # the model's own: it is received all the same, and its outcome says what the engine has against it
+        for step in steps:
+            other = taken.setdefault((step.engine, step.directory), name)
+            if other != name:
+                raise UsageProblem(
+                    f"--as {placement.name} would be the name of both {other} and {name}",
+                    hint=f"choose one: --only {name} --as {placement.name}",
+                )
+
+
 def _new_bytes(entry: ModelEntry, missing: Mapping[Digest, int]) -> int:
     return sum(blob.size for blob in entry.blobs if blob.digest in missing)
 
 
-def _planned(
-    vault: Vault, entry: ModelEntry, missing: Mapping[Digest, int], placement: Placement, progress: Progress
-) -> _Outcome:
+def _planned(vault: Vault, entry: ModelEntry, missing: Mapping[Digest, int], placement: Placement) -> _Outcome:
     """Say what would become of a model."""
     model = entry.stored.model
     summary = ImportModel(model.name.text, model.size, _new_bytes(entry, missing), "would be received")
     try:
         targets = targets_for(model, placement)
-        steps = tuple(place(vault, entry.stored, target, placement, progress, dry_run=True) for target in targets)
+        steps = tuple(plan_step(vault, Step(entry.stored, target, placement)) for target in targets)
     except ModelvaultError as error:
         return _Outcome(replace(summary, outcome="would be refused", reason=error.message), error=error)
     outcome = "would be installed" if steps else summary.outcome
@@ -219,7 +241,7 @@ def _receive(
         except ModelvaultError as error:
             outcomes.append(_Outcome(replace(summary, outcome="refused", reason=error.message), error=error))
             continue
-        outcomes.append(_install(vault, entry, summary, work))
+        outcomes.append(_install(vault, entry, summary, work, staged.keys()))
     return tuple(outcomes)
 
 
@@ -241,7 +263,7 @@ def _publish(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path]) -> 
             vault.publish(model, report.reports)
 
 
-def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, work: _Work) -> _Outcome:
+def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, work: _Work, fresh: Collection[Digest]) -> _Outcome:
     """Install a received model into its engines; if an engine refuses, the model stays received."""
     model = entry.stored.model
     steps: list[EngineStep] = []
@@ -250,7 +272,8 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, work: _Work)
         targets = targets_for(model, placement)
         with vault.holding():
             for target in targets:
-                steps.append(place(vault, entry.stored, target, placement, work.progress, dry_run=False))  # noqa: PERF401 (on an error, what went before counts)
+                step = Step(entry.stored, target, placement, fresh)
+                steps.append(do_step(vault, step, work.progress))
     except ModelvaultError as error:
         return _Outcome(replace(summary, reason=error.message), tuple(steps), error)
     warnings = tuple(warning for step in steps for warning in step.warnings)

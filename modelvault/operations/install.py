@@ -1,12 +1,12 @@
 """``install``: from the vault into an engine's directories. Import uses the same steps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from modelvault import fsio
-from modelvault.artifact import Model, ModelName, StoredModel
+from modelvault.artifact import Digest, Model, ModelName, StoredModel
 from modelvault.engines import (
     Engine,
     InstallPlan,
@@ -59,7 +59,7 @@ class Placement:
             targets=tuple(dict.fromkeys(parse_target(target) for target in targets)),
             name=name,
             link=LinkMode(link),
-            owner=Owner.parse(owner) if owner else None,
+            owner=None if owner is None else Owner.parse(owner),
             modelfile=text,
         )
 
@@ -102,50 +102,68 @@ def install(
                 f"no engine for {stored.model.traits.format} models was found on this machine",
                 hint="name one: --engine ollama=MODELS_DIR, vllm=HF_HUB_CACHE or folder=DIR",
             )
-        steps = [place(vault, stored, target, placement, progress, dry_run=dry_run) for target in targets]
-    warnings = tuple(warning for step in steps for warning in step.warnings)
-    return InstallResult(vault.root, dry_run, tuple(steps), warnings)
+        steps = [Step(stored, target, placement) for target in targets]
+        done = [plan_step(vault, step) if dry_run else do_step(vault, step, progress) for step in steps]
+    warnings = tuple(warning for step in done for warning in step.warnings)
+    return InstallResult(vault.root, dry_run, tuple(done), warnings)
 
 
-def place(
-    vault: Vault, stored: StoredModel, target: Target, placement: Placement, progress: Progress, *, dry_run: bool
-) -> EngineStep:
-    """Plan one install; unless ``dry_run``, do it, verify it and record it."""
-    adapter = engines()[target.engine]
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One model on its way into one engine. ``fresh`` are blobs that were hashed a moment ago, and need not be again."""
+
+    stored: StoredModel
+    target: Target
+    placement: Placement
+    fresh: Collection[Digest] = ()
+
+
+def plan_step(vault: Vault, step: Step) -> EngineStep:
+    """Say what an install would do. Raises ``EngineRefused`` or ``UsageProblem`` as it would."""
+    adapter = engines()[step.target.engine]
+    return _outcome(adapter.plan(_request(vault, adapter, step)), step.stored.model, ())
+
+
+def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
+    """Install, verify and record one model in one engine."""
+    adapter = engines()[step.target.engine]
+    request = _request(vault, adapter, step)
+    plan = adapter.plan(request)
+    model = step.stored.model
+    progress.log(f"installing {model.name} into {step.target.engine} ({step.target.directory})")
+    with progress.task(f"installing {plan.installed_name}", plan.extra_bytes) as task:
+        record = adapter.install(replace(request, on_bytes=task.advance))
+    fresh = {str(digest): vault.store.blob_path(digest) for digest in step.fresh}
+    problems = adapter.verify(record, fresh)
+    if problems:
+        raise EngineRefused(
+            f"{model.name} was installed into {step.target.directory}, but does not verify: {'; '.join(problems[:5])}",
+            hint="run the same command again; if that does not help, look at the medium of that directory",
+        )
+    vault.record("install", record.to_json())
+    return _outcome(plan, model, tuple(adapter.next_steps(record)))
+
+
+def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
+    placement = step.placement
     request = InstallRequest(
-        stored=stored,
+        stored=step.stored,
         blob_path=vault.store.blob_path,
-        target=target,
+        target=step.target,
         name=placement.name,
         link=placement.link,
         owner=placement.owner,
         modelfile=placement.modelfile,
-        previous=_previous(vault, stored.model.name, target),
     )
-    plan = adapter.plan(request)
-    if dry_run:
-        return _step(plan, stored.model, ())
-    progress.log(f"installing {stored.model.name} into {target.engine} ({target.directory})")
-    fsio.require_space(target.directory, plan.extra_bytes)
-    record = adapter.install(request)
-    problems = adapter.verify(record)
-    if problems:
-        raise EngineRefused(
-            f"{stored.model.name} was installed into {target.directory}, but does not verify: {'; '.join(problems[:5])}",
-            hint="run the same command again; if that does not help, look at the medium of that directory",
-        )
-    vault.record("install", record.to_json())
-    return _step(plan, stored.model, tuple(adapter.next_steps(record)))
+    # An earlier install under the same name is ours to replace.
+    place = (step.target.engine, str(step.target.directory), adapter.installed_name(request))
+    for row in vault.registry.installs():
+        if (row.engine, row.directory, row.installed_name) == place:
+            return replace(request, previous=InstallRecord.from_json(row.record))
+    return request
 
 
-def _previous(vault: Vault, name: ModelName, target: Target) -> InstallRecord | None:
-    for row in reversed(vault.registry.installs(name)):
-        if (row.engine, row.directory) == (target.engine, str(target.directory)):
-            return InstallRecord.from_json(row.record)
-    return None
-
-
-def _step(plan: InstallPlan, model: Model, next_steps: tuple[str, ...]) -> EngineStep:
+def _outcome(plan: InstallPlan, model: Model, next_steps: tuple[str, ...]) -> EngineStep:
     # The weights decide what is said of the whole: the little files are always written.
     largest = max(plan.files, key=lambda file: file.size, default=None)
     return EngineStep(

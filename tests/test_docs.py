@@ -1,0 +1,64 @@
+"""The docs tell the truth: generated pages are current, links lead somewhere, every command and file is mentioned."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import generate_docs
+import pytest
+
+from modelvault.config import Config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_generated_pages_are_current() -> None:
+    """Breaks if a command's help or an error class changed without its page."""
+    checked = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "generate_docs.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Breaks if a page points to one that was moved."""
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """Breaks if a page is written that nobody can find."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[2:] if str(page.relative_to(ROOT)) not in readme] == []
+
+
+def test_every_setting_is_documented() -> None:
+    """Breaks if a key of config.toml exists that the reference does not name."""
+    text = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    for name in Config.__slots__:
+        assert f"`{name}`" in text
+        assert f"MODELVAULT_{name.upper()}" in text
+
+
+def test_commands_in_the_docs_exist() -> None:
+    """Breaks if a page tells people to type a command that is not there."""
+    known = set(generate_docs.commands(generate_docs.help_of()))
+    for page in PAGES:
+        typed = re.findall(r"(?:^|`|\$ )modelvault ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(typed) <= known, page
+
+
+def test_the_package_has_no_machine_in_it() -> None:
+    """Breaks if a path of somebody's machine or a registry's address gets into the project."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in listed:
+        if not name.endswith((".py", ".md", ".toml", ".txt", ".sh")):
+            continue
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"/(?:root|work)/|index-url|files\.pythonhosted", text) or name == "tests/test_docs.py", (
+            name
+        )
