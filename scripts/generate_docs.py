@@ -47,8 +47,7 @@ def command_reference() -> str:
         below = commands(text)
         if not below:
             parts.append(f"## modelvault {name}\n\n```text\n{text}\n```\n")
-        for inner in below:
-            parts.append(f"## modelvault {name} {inner}\n\n```text\n{help_of(name, inner)}\n```\n")
+        parts += [f"## modelvault {name} {inner}\n\n```text\n{help_of(name, inner)}\n```\n" for inner in below]
     return "\n".join(parts)
 
 

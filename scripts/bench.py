@@ -1,0 +1,372 @@
+"""Speed against what people use today, as ratios measured in one run: ``scripts/bench [--size GB] [--runs N] [--only NAME]``.
+
+Each row runs our command and the peer's alternately and compares the medians. Everybody starts with a cold or equally warm cache:
+the inputs are read once before. Peers do not sync what they wrote, we do; the time that a sync of the peer's output takes after its
+run is measured too and shown in a column of its own. Peak memory is that of our process. Needs hf, openssl, tar, zstd, pigz.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from faulty_hub import FaultyHub
+
+MODELVAULT = [sys.executable, "-m", "modelvault"]
+MEMORY_LIMIT = 250  # MB
+SLOW = 25_000_000  # bytes per second and connection of the slow server
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run: seconds, those that a sync took after it, and the peak memory in MB."""
+
+    seconds: float
+    sync: float = 0.0
+    memory: float = 0.0
+
+
+@dataclass
+class Row:
+    """One comparison; ``goal`` is how many times faster than the peer we mean to be."""
+
+    name: str
+    peer: str
+    goal: float
+    ours: list[Timing] = field(default_factory=list)
+    theirs: list[Timing] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """The peer's median over ours: above one, we are faster."""
+        return _median(self.theirs) / _median(self.ours)
+
+    @property
+    def synced_ratio(self) -> float:
+        """The same, with the peer's output synced as ours is."""
+        return statistics.median(t.seconds + t.sync for t in self.theirs) / _median(self.ours)
+
+    def cells(self) -> list[str]:
+        """Give the row as text."""
+        memory = max(timing.memory for timing in self.ours)
+        return [
+            self.name,
+            f"{_median(self.ours):.2f} s",
+            self.peer,
+            f"{_median(self.theirs):.2f} s",
+            f"{self.ratio:.2f}",
+            f"{self.synced_ratio:.2f}",
+            f"{self.goal:g}",
+            f"{memory:.0f} MB",
+        ]
+
+
+def _median(timings: Sequence[Timing]) -> float:
+    return statistics.median(timing.seconds for timing in timings)
+
+
+class Bench:
+    """The place of one run, and how commands are timed in it."""
+
+    def __init__(self, root: Path, size: int, runs: int) -> None:
+        """Prepare directories below ``root``; ``size`` in bytes is that of each model."""
+        self.root = root
+        self.size = size
+        self.runs = runs
+        self.environment = {
+            **os.environ,
+            "HOME": str(root / "home"),
+            "HF_HOME": str(root / "home/huggingface"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        (root / "home").mkdir()
+
+    def run(self, *command: str | Path, sync: Path | None = None, **variables: str) -> Timing:
+        """Time one command; a shell line is given as one string. Raises ``CalledProcessError`` if it fails."""
+        words = (
+            ["bash", "-o", "pipefail", "-c", str(command[0])] if len(command) == 1 else [str(word) for word in command]
+        )
+        before = time.perf_counter()
+        process = subprocess.Popen(
+            words,
+            env=self.environment | variables,
+            cwd=self.root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        assert process.stderr is not None
+        message = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - before
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stderr.close()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, words, stderr=message)
+        waited = 0.0
+        if sync is not None:
+            before = time.perf_counter()
+            subprocess.run(["sync", "-f", str(sync)], check=True)
+            waited = time.perf_counter() - before
+        return Timing(seconds, waited, usage.ru_maxrss / 1000)
+
+    def modelvault(self, vault: Path, *arguments: str | Path, **variables: str) -> Timing:
+        """Time one of our commands."""
+        return self.run(*MODELVAULT, *arguments, MODELVAULT_HOME=str(vault), **variables)
+
+    def compare(self, row: Row, ours: Callable[[], Timing], theirs: Callable[[], Timing]) -> Row:
+        """Run both alternately, after a sync, so that nobody pays for the other's writes."""
+        for number in range(self.runs):
+            order = [(ours, row.ours), (theirs, row.theirs)]
+            for work, timings in order if number % 2 else reversed(order):
+                subprocess.run(["sync"], check=True)
+                timings.append(work())
+            print(f"  {row.name}: run {number + 1} of {self.runs}", file=sys.stderr, flush=True)
+        return row
+
+    def make(self, kind: str, directory: Path, size: int) -> None:
+        """Make a model in a process of its own: Linux counts what we held at the fork into the peak memory of what we time."""
+        maker = Path(__file__).with_name("make_models.py")
+        subprocess.run(
+            [sys.executable, maker, kind, directory, "--size", str(size), "--shards", "4"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def fresh(self, name: str) -> Path:
+        """Give an empty directory of that name."""
+        path = self.root / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+
+@contextmanager
+def serving(bench: Bench, vault: Path) -> Iterator[str]:
+    """Offer a vault with ``modelvault serve`` in a process of its own."""
+    process = subprocess.Popen(
+        [*MODELVAULT, "serve", "--port", "0"],
+        env=bench.environment | {"MODELVAULT_HOME": str(vault)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        yield next(word for word in process.stderr.readline().split() if word.startswith("http"))
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+
+
+def bench_pull(bench: Bench) -> Iterator[Row]:
+    """One large GGUF, and a sharded model, from a local hub as fast as it goes."""
+    hub = bench.root / "hub"
+    for kind in ("gguf", "safetensors"):
+        name = f"bench/{kind}"
+        bench.modelvault(hub, "add", bench.root / f"model-{kind}", "--name", name)
+    with serving(bench, hub) as url:
+        for kind in ("gguf", "safetensors"):
+
+            def ours(kind: str = kind) -> Timing:
+                return bench.modelvault(bench.fresh("pulled"), "pull", f"bench/{kind}", HF_ENDPOINT=url)
+
+            def theirs(kind: str = kind) -> Timing:
+                target = bench.fresh("downloaded")
+                line = f"hf download bench/{kind} --local-dir {target} --quiet && find {target} -type f -not -path '*/.cache/*' -exec openssl dgst -sha256 {{}} +"
+                return bench.run(line, sync=target, HF_ENDPOINT=url)
+
+            yield bench.compare(Row(f"pull, {kind}", "hf download; openssl dgst", 1.0), ours, theirs)
+    shutil.rmtree(bench.root / "pulled")
+    shutil.rmtree(bench.root / "downloaded")
+
+
+def bench_slow_pull(bench: Bench) -> Iterator[Row]:
+    """One file from a server that gives each connection 25 MB/s."""
+    folder = bench.fresh("slow")
+    bench.make("large-gguf", folder, min(bench.size, 500_000_000))
+    with FaultyHub({"bench/slow": folder}) as hub:
+        hub.faults.rate = SLOW
+
+        def ours() -> Timing:
+            return bench.modelvault(bench.fresh("pulled"), "pull", "bench/slow", HF_ENDPOINT=hub.url)
+
+        def theirs() -> Timing:
+            target = bench.fresh("downloaded")
+            return bench.run(f"hf download bench/slow --local-dir {target} --quiet", sync=target, HF_ENDPOINT=hub.url)
+
+        yield bench.compare(Row("pull, 25 MB/s a connection", "hf download", 4.0), ours, theirs)
+    shutil.rmtree(folder)
+
+
+def bench_bundle(bench: Bench) -> Iterator[Row]:
+    """Write a bundle without reading it back; the read-back has a row of its own."""
+    pc = bench.root / "pc"
+    bench.modelvault(pc, "add", bench.root / "model-gguf", "--name", "bench")
+    bench.modelvault(pc, "keys", "new")
+    model = bench.root / "model-gguf"
+
+    def ours() -> Timing:
+        return bench.modelvault(pc, "bundle", "--to", bench.fresh("ssd"), "--no-readback")
+
+    def zstd() -> Timing:
+        target = bench.fresh("archive")
+        line = f"tar -C {model} -c . | zstd -q -1 -T0 -o {target}/a.tar.zst && openssl dgst -sha256 {target}/a.tar.zst"
+        return bench.run(line, sync=target)
+
+    def pigz() -> Timing:
+        target = bench.fresh("archive")
+        return bench.run(f"tar -C {model} -c . | pigz > {target}/a.tar.gz", sync=target)
+
+    def read_back() -> Timing:
+        return bench.modelvault(pc, "verify", next((bench.root / "ssd").glob("*.mvbundle")))
+
+    def openssl() -> Timing:
+        return bench.run(f"openssl dgst -sha256 {next((bench.root / 'archive').glob('*'))}")
+
+    yield bench.compare(Row("bundle", "tar, zstd -1 -T0; openssl dgst", 1.0), ours, zstd)
+    yield bench.compare(Row("bundle", "tar, pigz", 2.0), ours, pigz)
+    yield bench.compare(Row("verify a bundle", "openssl dgst of the archive", 0.5), read_back, openssl)
+
+
+def bench_import(bench: Bench) -> Iterator[Row]:
+    """Import into an engine's directory on the same file system."""
+    pc, drive, archive = bench.root / "pc", bench.fresh("ssd"), bench.fresh("archive")
+    bench.modelvault(pc, "bundle", "--to", drive, "--no-readback")
+    bundle = next(drive.glob("*.mvbundle"))
+    bench.run(f"tar -C {bench.root}/model-gguf -c . | zstd -q -1 -T0 -o {archive}/a.tar.zst")
+    fingerprint = subprocess.run(
+        [*MODELVAULT, "keys", "show"],
+        env=bench.environment | {"MODELVAULT_HOME": str(pc)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[-1]
+
+    def ours() -> Timing:
+        server = bench.fresh("server")
+        bench.modelvault(
+            server / "vault", "keys", "trust", bundle / "default.pub", "--fingerprint", fingerprint.split(maxsplit=1)[1]
+        )
+        return bench.modelvault(server / "vault", "import", bundle, "--engine", f"ollama={server / 'ollama'}")
+
+    def theirs() -> Timing:
+        target = bench.fresh("extracted")
+        line = (
+            f"tar -C {target} --zstd -xf {archive}/a.tar.zst && find {target} -type f -exec openssl dgst -sha256 {{}} +"
+        )
+        return bench.run(line, sync=target)
+
+    yield bench.compare(Row("import", "tar --zstd -x; openssl dgst", 1.0), ours, theirs)
+
+
+def bench_start(bench: Bench) -> Iterator[Row]:
+    """How long a command takes that does nothing."""
+    bench.runs, runs = max(bench.runs, 7), bench.runs
+    yield bench.compare(
+        Row("--version", "hf version", 2.0),
+        lambda: bench.run(*MODELVAULT, "--version"),
+        lambda: bench.run("hf", "version"),
+    )
+    bench.runs = runs
+
+
+def bench_header(bench: Bench) -> Iterator[Row]:
+    """Read a GGUF header with a vocabulary of 128k tokens; the peer is the reader of the gguf package."""
+    real = Path(os.environ.get("MODELVAULT_TEST_DATA", Path(__file__).parent.parent.parent / "shared/data"))
+    vocabulary = real / "gguf/ggml-vocab-llama-bpe.gguf"
+    if not vocabulary.exists():
+        print(f"  inspect: skipped, {vocabulary} is not here (MODELVAULT_TEST_DATA)", file=sys.stderr)
+        return
+    model = vocabulary
+    ours = [
+        sys.executable,
+        "-c",
+        "import sys; from pathlib import Path; from modelvault.inspect import inspect_file; inspect_file(Path(sys.argv[1]))",
+        model,
+    ]
+    theirs = [sys.executable, "-c", "import sys; from gguf import GGUFReader; GGUFReader(sys.argv[1])", model]
+    yield bench.compare(
+        Row("GGUF header, 128k tokens", "gguf.GGUFReader", 2.0), lambda: bench.run(*ours), lambda: bench.run(*theirs)
+    )
+
+
+BENCHES: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "start": bench_start,
+    "header": bench_header,
+    "pull": bench_pull,
+    "slow": bench_slow_pull,
+    "bundle": bench_bundle,
+    "import": bench_import,
+}
+
+
+def report(rows: Sequence[Row], bench: Bench) -> str:
+    """Lay the rows out as a table of Markdown, with what they were measured on."""
+    header = ["ours", "time", "peer", "time", "times faster", "peer synced", "goal", "memory"]
+    about = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, models of {bench.size / 1e9:g} GB, "
+        f"medians of {bench.runs} alternating runs, on {_file_system(bench.root)}."
+    )
+    lines = [
+        about,
+        "",
+        "| " + " | ".join(header) + " |",
+        "| " + " | ".join("---" for _ in header) + " |",
+        *("| " + " | ".join(row.cells()) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _file_system(path: Path) -> str:
+    shown = subprocess.run(["stat", "-f", "-c", "%T", str(path)], capture_output=True, text=True, check=True)
+    return shown.stdout.strip()
+
+
+def main() -> int:
+    """Run the benchmarks that were asked for and print the table; 1 if a goal was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=float, default=2.0, help="size of the models in GB; default 2")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", choices=list(BENCHES), action="append")
+    parser.add_argument(
+        "--dir", type=Path, help="where to work; needs six times the size; default: a temporary directory"
+    )
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.dir, prefix="modelvault-bench-") as place:
+        bench = Bench(Path(place), int(options.size * 1e9), options.runs)
+        chosen = options.only or list(BENCHES)
+        if {"pull", "bundle", "import"} & set(chosen):
+            bench.make("large-gguf", bench.root / "model-gguf", bench.size)
+        if "pull" in chosen:
+            bench.make("large-safetensors", bench.root / "model-safetensors", bench.size)
+        if "import" in chosen and "bundle" not in chosen:
+            bench.modelvault(bench.root / "pc", "add", bench.root / "model-gguf", "--name", "bench")
+            bench.modelvault(bench.root / "pc", "keys", "new")
+        rows = [row for name in chosen for row in BENCHES[name](bench)]
+        print(report(rows, bench))
+    missed = [row.name for row in rows if max(row.ratio, row.synced_ratio) < row.goal]
+    heavy = [row.name for row in rows if max(timing.memory for timing in row.ours) > MEMORY_LIMIT]
+    for text, names in (("slower than meant", missed), (f"more than {MEMORY_LIMIT} MB", heavy)):
+        if names:
+            print(f"{text}: {', '.join(names)}", file=sys.stderr)
+    return bool(missed or heavy)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.exit(main())
