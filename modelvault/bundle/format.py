@@ -1,0 +1,182 @@
+"""``bundle.json``, format v1: pure encode and decode.
+
+JSON in one canonical form (UTF-8, sorted keys, no white space), so that equal indexes are equal bytes and no two parsers can
+read one index differently. Specified in ``docs/formats/bundle-v1.md``.
+"""
+
+import json
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from modelvault.artifact import Algorithm, Digest, ModelName
+from modelvault.bundle.index import (
+    MAX_INDEX,
+    MAX_SEQUENCE,
+    Blob,
+    BundleRefused,
+    BundleTooNew,
+    Index,
+    Member,
+    ModelEntry,
+    check_label,
+    refused,
+)
+from modelvault.bundle.rules import check
+from modelvault.errors import ModelvaultError
+
+FORMAT = "modelvault-bundle/1"
+KNOWN_FEATURES: frozenset[str] = frozenset()
+"""What may stand in ``requires`` and is understood. Nothing yet: all of format v1 is understood without being announced."""
+
+_REQUIREMENT = re.compile(r"[a-z0-9-]{1,40}/[0-9.]{1,20}")
+_MAX_REQUIRES = 4096
+# Containers are what costs memory: an honest index has a digest (71 characters) in nearly each of them.
+_BYTES_PER_CONTAINER = 32
+_SPARE_CONTAINERS = 4096
+
+
+def canonical_json(document: object) -> bytes:
+    """Write JSON in the one form that the formats of a bundle allow."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
+
+
+def encode(index: Index) -> bytes:
+    """Write ``bundle.json``."""
+    return canonical_json(
+        {
+            "format": FORMAT,
+            "requires": [],
+            "label": index.label,
+            "sequence": index.sequence,
+            "volume_size": index.volume_size,
+            "models": [_encode_model(entry) for entry in index.models],
+            "blobs": [{"digest": str(blob.digest), "size": blob.size} for blob in index.blobs],
+            "volumes": [{"members": [_encode_member(member) for member in members]} for members in index.volumes],
+        }
+    )
+
+
+def _encode_model(entry: ModelEntry) -> dict[str, Any]:
+    table = {
+        "name": str(entry.name),
+        "manifest": entry.manifest.decode("utf-8"),
+        "config": entry.config.decode("utf-8"),
+    }
+    return table if entry.recipe is None else {**table, "recipe": entry.recipe}
+
+
+def _encode_member(member: Member) -> dict[str, Any]:
+    table = {"path": member.path, "size": member.size, "digest": str(member.digest)}
+    return table if not member.offset else {**table, "offset": member.offset}
+
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQUENCE)]
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    format: str
+    requires: msgspec.Raw
+
+
+class _WireBlob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    digest: str
+    size: _Size
+
+
+class _WireMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path: str
+    size: _Size
+    digest: str
+    offset: _Size = 0
+
+
+class _WireVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    members: list[_WireMember]
+
+
+class _WireModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    manifest: str
+    config: str
+    recipe: str | None = None
+
+
+class _WireIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    requires: list[str]
+    label: str
+    sequence: _Size
+    volume_size: _Size
+    models: list[_WireModel]
+    blobs: list[_WireBlob]
+    volumes: list[_WireVolume]
+
+
+def decode(data: bytes) -> Index:
+    """Read ``bundle.json``, trusting nothing: limits first, then types, then that it all fits together.
+
+    Raises ``BundleTooNew`` for a format or feature of a later version, ``BundleRefused`` for everything else.
+    """
+    if len(data) > MAX_INDEX:
+        raise refused(f"its index has {len(data):,} bytes")
+    if data.count(b"{") + data.count(b"[") > len(data) // _BYTES_PER_CONTAINER + _SPARE_CONTAINERS:
+        raise refused("its index is built to fill the memory")
+    try:
+        _check_envelope(msgspec.json.decode(data, type=_Envelope))
+        wire = msgspec.json.decode(data, type=_WireIndex)
+        index = Index(
+            label=check_label(wire.label),
+            sequence=wire.sequence,
+            volume_size=wire.volume_size,
+            models=tuple(_model(model) for model in wire.models),
+            blobs=tuple(Blob(_sha256(blob.digest), blob.size) for blob in wire.blobs),
+            volumes=tuple(tuple(_member(member) for member in volume.members) for volume in wire.volumes),
+        )
+        if encode(index) != data:
+            raise ValueError("it is not in canonical form")
+        check(index)
+    except (BundleTooNew, BundleRefused):
+        raise
+    except RecursionError as error:
+        raise refused("its index is nested too deeply") from error
+    except (msgspec.MsgspecError, ValueError, ModelvaultError) as error:
+        raise refused(f"its index is not valid: {error}") from error
+    return index
+
+
+def _check_envelope(envelope: _Envelope) -> None:
+    if envelope.format != FORMAT:
+        raise BundleTooNew(
+            f"the bundle's format is {envelope.format[:80]!r}, this version reads {FORMAT!r}",
+            hint="import it with the version of modelvault that wrote it",
+        )
+    if len(bytes(envelope.requires)) > _MAX_REQUIRES:
+        raise ValueError("its list of requirements is too long")
+    for requirement in msgspec.json.decode(envelope.requires, type=list[str]):
+        if not _REQUIREMENT.fullmatch(requirement):
+            raise ValueError(f"not a requirement: {requirement[:80]!r}")
+        feature, _, version = requirement.partition("/")
+        if feature not in KNOWN_FEATURES:
+            raise BundleTooNew(
+                f"the bundle needs {feature!r}, which this version does not know",
+                hint=f"modelvault {version} or later reads it",
+                feature=feature,
+                version=version,
+            )
+
+
+def _model(wire: _WireModel) -> ModelEntry:
+    return ModelEntry(ModelName(wire.name), wire.manifest.encode("utf-8"), wire.config.encode("utf-8"), wire.recipe)
+
+
+def _member(wire: _WireMember) -> Member:
+    return Member(wire.path, wire.size, _sha256(wire.digest), wire.offset)
+
+
+def _sha256(text: str) -> Digest:
+    digest = Digest.parse(text)
+    if digest.algorithm is not Algorithm.SHA256:
+        raise ValueError(f"not a SHA-256: {text}")
+    return digest

@@ -1,0 +1,210 @@
+"""The values that a bundle is made of: what its index says, and what its files are called. No I/O."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from modelvault import modelpack
+from modelvault.artifact import Digest, ModelName, StoredModel
+from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
+
+MAX_INDEX = 64 << 20
+"""Bytes that ``bundle.json`` may have at most."""
+MAX_MEMBER = 4 << 30
+"""Bytes of data that a member may have at most; longer blobs are sliced."""
+MIN_VOLUME = 2 << 20
+"""The smallest ``volume_size``, in bytes of tar."""
+MAX_SEQUENCE = (1 << 53) - 1
+"""The largest sequence: what every JSON reader can hold exactly."""
+
+OCI_LAYOUT_PATH = "oci-layout"
+INDEX_PATH = "index.json"
+SIGNATURE_SIZE = 64
+"""Bytes of an Ed25519 signature."""
+
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+
+
+class BundleRefused(TrustRefused):
+    """A bundle breaks its own format, or a file of it is not what a bundle may hold."""
+
+    slug = "bundle-refused"
+
+
+class BundleTooNew(ModelvaultError):
+    """A bundle needs something that this version does not know."""
+
+    slug = "bundle-too-new"
+
+
+def refused(reason: str) -> BundleRefused:
+    """Build the error for a bundle that breaks its format."""
+    return BundleRefused(f"the bundle is refused: {reason}", hint="have the bundle written again on the connected side")
+
+
+class KeyIdentity(Protocol):
+    """Who signed: what the bundle stage needs to know of a key."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the key is kept here."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's identity."""
+        ...
+
+
+class Signer(KeyIdentity, Protocol):
+    """A key that can sign."""
+
+    @property
+    def public_pem(self) -> bytes:
+        """The public half, for the copy that travels along."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Give the 64 bytes of the Ed25519 signature of ``message``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One file's bytes: digest and size."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One tar member of a volume: a whole blob, a slice of one, or one of the two files of the OCI layout.
+
+    ``digest`` is the whole blob's, ``offset`` where in the blob the member's ``size`` bytes begin.
+    """
+
+    path: str
+    size: int
+    digest: Digest
+    offset: int = 0
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether the member carries (a piece of) a blob."""
+        return self.path not in {OCI_LAYOUT_PATH, INDEX_PATH}
+
+
+def member_path(digest: Digest, offset: int, size: int, blob_size: int) -> str:
+    """Name the member that carries ``size`` bytes of a blob from ``offset`` on."""
+    if size == blob_size:
+        return f"blobs/sha256/{digest.hex}"
+    return f"slices/sha256/{digest.hex}/{offset:016d}"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model as the index holds it: the very bytes of its manifest and config, so that planning needs no volume."""
+
+    name: ModelName
+    manifest: bytes
+    config: bytes
+    recipe: str | None = None
+
+    @cached_property
+    def stored(self) -> StoredModel:
+        """The model itself. Raises ``InvalidModelFile`` if the manifest is none."""
+        recipe = modelpack.decode_recipe(self.recipe, what=f"recipe of {self.name}") if self.recipe else None
+        what = f"manifest of {self.name}"
+        model = modelpack.decode_manifest(self.manifest, self.config, self.name, recipe, what=what)
+        return StoredModel(model, Digest.of_bytes(self.manifest), len(self.manifest))
+
+    @cached_property
+    def blobs(self) -> tuple[Blob, ...]:
+        """Everything the model needs, each blob once: manifest, config, files in the order of their paths."""
+        needed = [
+            Blob(self.stored.manifest, len(self.manifest)),
+            Blob(Digest.of_bytes(self.config), len(self.config)),
+            *(Blob(file.digest, file.size) for file in self.stored.model.files),
+        ]
+        return tuple(dict.fromkeys(needed))
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a bundle holds, and where. ``volumes[0]`` is volume 1."""
+
+    label: str
+    sequence: int
+    volume_size: int
+    models: tuple[ModelEntry, ...]
+    blobs: tuple[Blob, ...]
+    volumes: tuple[tuple[Member, ...], ...]
+
+    @cached_property
+    def sizes(self) -> Mapping[Digest, int]:
+        """The size in bytes of each blob."""
+        return {blob.digest: blob.size for blob in self.blobs}
+
+    @property
+    def directory_name(self) -> str:
+        """The name of the directory that holds the bundle."""
+        return f"{self.label}-{self.sequence}.mvbundle"
+
+    @property
+    def size(self) -> int:
+        """The bytes of all blobs together."""
+        return sum(blob.size for blob in self.blobs)
+
+    def model(self, name: ModelName) -> ModelEntry:
+        """Find a model by name. Raises ``UsageProblem`` when the bundle does not hold it."""
+        for entry in self.models:
+            if entry.name == name:
+                return entry
+        raise UsageProblem(
+            f"the bundle holds no model {name}", hint=f"it holds: {', '.join(str(entry.name) for entry in self.models)}"
+        )
+
+    def needing(self, blobs: Collection[Digest]) -> tuple[ModelName, ...]:
+        """Name the models that need any of these blobs, in the order of the index."""
+        return tuple(entry.name for entry in self.models if any(blob.digest in blobs for blob in entry.blobs))
+
+    def volumes_of(self, blobs: Collection[Digest]) -> tuple[int, ...]:
+        """Give the numbers of the volumes that hold a piece of any of these blobs."""
+        return tuple(
+            number
+            for number, members in enumerate(self.volumes, 1)
+            if any(member.is_blob and member.size and member.digest in blobs for member in members)
+        )
+
+    def same_content(self, other: "Index") -> bool:
+        """Tell whether two indexes differ in nothing but their sequence: an unfinished one can then be resumed."""
+        return (self.label, self.volume_size, self.models, self.blobs, self.volumes) == (
+            other.label,
+            other.volume_size,
+            other.models,
+            other.blobs,
+            other.volumes,
+        )
+
+
+def check_label(label: str) -> str:
+    """Return ``label`` if it can be part of a directory's name on any file system; else ``UsageProblem``."""
+    if not _LABEL.fullmatch(label):
+        raise UsageProblem(
+            f"not a label: {label[:120]!r}",
+            hint="labels are letters, digits, '.', '_' and '-', at most 64, and end in no dot",
+        )
+    return label
+
+
+def volume_name(number: int) -> str:
+    """Name the file of a volume; ``number`` counts from 1."""
+    return f"volume-{number:04d}.tar.zst"
+
+
+def table_name(number: int) -> str:
+    """Name the frame table of a volume."""
+    return f"volume-{number:04d}.json"

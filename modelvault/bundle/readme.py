@@ -1,0 +1,77 @@
+"""``README.txt`` of a bundle: what it is, and how to check and restore it with tools that every Linux has. Pure."""
+
+from modelvault.bundle.index import Index, table_name, volume_name
+
+_TEXT = """\
+This directory is a modelvault bundle: language models on their way to a machine without a network.
+
+  label     {label}
+  sequence  {sequence}
+  models    {models}
+  volumes   {count}, {size:,} bytes of model data
+  signed by {key}
+
+With modelvault on the receiving machine
+
+  modelvault import {directory}
+
+Without modelvault: tar, zstd, sha256sum and openssl are enough. Run these in this directory.
+
+1. Check that nothing was damaged on the way. {sums}
+
+     sha256sum -c SHA256SUMS
+
+2. Check who made it (openssl 3). {key}.pub lies here for convenience only: an attacker could have put their own in its place.
+   Its fingerprint must be the one that "modelvault keys show {key}" printed on the connected machine, carried separately:
+
+     openssl pkey -pubin -in {key}.pub -outform DER | sha256sum
+
+   Then the index, and with it what each volume must hold, and the frame table of each volume:
+
+     openssl pkeyutl -verify -pubin -inkey {key}.pub -rawin -in bundle.json -sigfile bundle.json.sig
+     for table in volume-*.json; do
+       openssl pkeyutl -verify -pubin -inkey {key}.pub -rawin -in "$table" -sigfile "$table.sig" || break
+     done
+
+3. Restore. DIR is a new, empty directory with room for {size:,} bytes:
+
+     for volume in volume-*.tar.zst; do zstd -dc "$volume" | tar -xf - -C DIR || break; done
+
+4. Join what was too long for one piece. Slices are numbered so that their names sort in the right order:
+
+     cd DIR
+     for slices in slices/sha256/*; do
+       [ -d "$slices" ] || continue
+       cat "$slices"/* > "blobs/sha256/${{slices##*/}}" && rm -rf "$slices"
+     done
+
+5. Check every file against the name that it was signed under. No output is good output:
+
+     cd blobs/sha256
+     for blob in *; do echo "$blob  $blob"; done | sha256sum -c --quiet
+
+DIR is now an OCI image layout. index.json names the models; the manifest of a model lists its files: "digest" is the name under
+blobs/sha256, the annotation "org.cncf.model.filepath" is the name that the file has in the model. Copy or link them to where
+your engine looks for them.
+
+The format of bundle.json, {table} and {volume} is specified in modelvault's docs/formats/bundle-v1.md.
+"""
+_READ_BACK = "The sums were taken from the medium\n   after writing, past the system's cache:"
+_NOT_READ_BACK = "The sums are of what was written; it was\n   not read back from the medium (--no-readback):"
+
+
+def readme(index: Index, key: str, *, read_back: bool) -> bytes:
+    """Write the text for a bundle that is signed by the key of that name."""
+    models = "\n            ".join(str(entry.name) for entry in index.models)
+    return _TEXT.format(
+        label=index.label,
+        sequence=index.sequence,
+        models=models,
+        count=len(index.volumes),
+        size=index.size,
+        key=key,
+        directory=index.directory_name,
+        sums=_READ_BACK if read_back else _NOT_READ_BACK,
+        table=table_name(1),
+        volume=volume_name(1),
+    ).encode("utf-8")

@@ -1,0 +1,236 @@
+"""Writing one volume: what an earlier run left is checked, the rest is written, the frame table is signed."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modelvault import fsio
+from modelvault.artifact import Digest
+from modelvault.bundle import drive, layout
+from modelvault.bundle.codec import Stored, compress
+from modelvault.bundle.content import BadBlob, BlobReader, Frontier, Verdict
+from modelvault.bundle.index import Index, Signer, table_name, volume_name
+from modelvault.bundle.journal import Journal
+from modelvault.bundle.layout import FramePlan, Piece
+from modelvault.bundle.pipeline import BackgroundSync, ordered
+from modelvault.bundle.table import Frame, FrameTable, encode_table
+from modelvault.progress import Progress, Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all volumes of one run share. ``digest`` is that of ``bundle.json``."""
+
+    index: Index
+    digest: Digest
+    directory: Path
+    blobs: BlobReader
+    frontier: Frontier
+    journal: Journal
+    signer: Signer
+    progress: Progress
+    task: Task
+    pool: ThreadPoolExecutor
+    side: ThreadPoolExecutor
+    ahead: int
+    sums: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenVolume:
+    """A closed volume. ``documents`` are its table and signature by file name, ``sha256`` its own digest where asked for."""
+
+    table: FrameTable
+    documents: dict[str, bytes]
+    sha256: str | None
+    resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A frame on its way. ``content`` is kept where a blob's digest needs it, ``stored`` where the drive or a sum does."""
+
+    plan: FramePlan
+    frame: Frame
+    content: bytearray | None
+    stored: Stored
+
+
+class VolumeWriter:
+    """One volume of one run."""
+
+    def __init__(self, job: Job, number: int) -> None:
+        """Prepare volume ``number``."""
+        self._job = job
+        self._number = number
+        self._path = job.directory / volume_name(number)
+        self._plans: Sequence[FramePlan] = tuple(layout.frames(job.index.volumes[number - 1]))
+        self._whole = hashlib.sha256() if job.sums else None
+        self._done = 0
+
+    def write(self) -> WrittenVolume:
+        """Bring the volume to its end and sign its table."""
+        job = self._job
+        with (
+            drive.faults(job.directory, needed=self._to_come),
+            drive.open_for_update(self._path) as descriptor,
+        ):
+            resumed = self._check_earlier(descriptor)
+            frames = job.journal.frames(self._number)
+            end = frames[-1].end if frames else 0
+            if os.fstat(descriptor).st_size != end:
+                os.ftruncate(descriptor, end)
+            if len(frames) < len(self._plans):
+                # While the volume is open, nothing signed may vouch for it.
+                self._remove_table()
+                self._verify_again()
+                self._write_rest(descriptor, end)
+            os.fsync(descriptor)
+            job.journal.sync()
+            table = FrameTable(job.digest, self._number, job.journal.frames(self._number))
+            documents = self._sign(table)
+        return WrittenVolume(table, documents, self._whole.hexdigest() if self._whole else None, resumed)
+
+    def _to_come(self) -> int:
+        later = sum(layout.volume_length(members) for members in self._job.index.volumes[self._number :])
+        return later + sum(plan.length for plan in self._plans[self._done :])
+
+    def withdraw(self, blob: Digest) -> None:
+        """Unsign what holds a piece of a bad blob, and have it written anew by the next run."""
+        self._remove_table()
+        for count, plan in enumerate(self._plans):
+            if plan.holds({blob}):
+                self._job.journal.reset(self._number, count)
+                return
+
+    def _remove_table(self) -> None:
+        name = table_name(self._number)
+        for path in (self._job.directory / name, self._job.directory / f"{name}.sig"):
+            drive.remove(path)
+
+    def _sign(self, table: FrameTable) -> dict[str, bytes]:
+        data = encode_table(table)
+        name = table_name(self._number)
+        documents = {name: data, f"{name}.sig": self._job.signer.sign(data)}
+        for file, content in documents.items():
+            drive.put(self._job.directory, file, content)
+        return documents
+
+    def _check_earlier(self, descriptor: int) -> int:
+        """Compare what the journal says with what the drive gives; forget everything from the first difference on."""
+        job = self._job
+        earlier = job.journal.frames(self._number)
+        if not earlier:
+            return 0
+        os.fsync(descriptor)
+        fsio.forget_cached(descriptor)
+        resumed = 0
+
+        def reread(item: tuple[FramePlan, Frame]) -> _Made | None:
+            return self._reread(descriptor, *item)
+
+        with contextlib.closing(
+            ordered(job.pool, reread, zip(self._plans, earlier, strict=False), ahead=job.ahead)
+        ) as results:
+            for count, made in enumerate(results):
+                if made is None:
+                    job.progress.log(
+                        f"{self._path.name}: frame {count + 1} is not what was written there;"
+                        " the volume is written again from there on"
+                    )
+                    job.journal.reset(self._number, count)
+                    break
+                self._passed(made, self._digest(made))
+                resumed += made.plan.length
+        return resumed
+
+    def _reread(self, descriptor: int, plan: FramePlan, frame: Frame) -> _Made | None:
+        stored = fsio.read_exactly(descriptor, frame.offset, frame.stored_length)
+        if hashlib.sha256(stored).hexdigest() != frame.stored_sha256:
+            return None
+        content = None
+        if any(self._unverified(piece) for piece in plan.pieces):
+            content = self._job.blobs.content(plan)
+            if hashlib.sha256(content).hexdigest() != frame.sha256:
+                return None
+        return _Made(plan, frame, content, (stored,))
+
+    def _verify_again(self) -> None:
+        """Take back that a blob was verified if frames of it are to be written again: the vault's copy may have changed since.
+
+        What lies before those frames is right, on the drive as in the digest; it is only hashed.
+        """
+        job = self._job
+        for plan in self._plans[self._done :]:
+            for piece in plan.pieces:
+                if piece.member.is_blob and job.journal.verified(piece.digest):
+                    job.journal.forget_blob(piece.digest)
+                    job.frontier.catch_up(piece.digest, job.blobs.stream(piece.digest, piece.offset))
+
+    def _write_rest(self, descriptor: int, offset: int) -> None:
+        job = self._job
+        with (
+            BackgroundSync(forget=True) as syncer,
+            contextlib.closing(ordered(job.pool, self._make, self._plans[self._done :], ahead=job.ahead)) as results,
+        ):
+            for made in results:
+                frame = replace(made.frame, offset=offset)
+                writing = job.side.submit(drive.write_parts, descriptor, made.stored, offset)
+                try:
+                    verdicts = self._digest(made)
+                finally:
+                    wait([writing])
+                self._settle(writing, descriptor, offset)
+                job.journal.add_frame(self._number, frame)
+                offset = frame.end
+                syncer.wrote(self._path, frame.stored_length)
+                self._passed(made, verdicts)
+
+    def _settle(self, writing: Future[None], descriptor: int, offset: int) -> None:
+        try:
+            writing.result()
+        except OSError:
+            # Half a frame is of no use, and what it takes up would be missing from the free space that we report.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, offset)
+            raise
+
+    def _make(self, plan: FramePlan) -> _Made:
+        content = self._job.blobs.content(plan)
+        digest = hashlib.sha256(content).hexdigest()
+        stored = compress(content)
+        stored_digest = hashlib.sha256()
+        for part in stored:
+            stored_digest.update(part)
+        frame = Frame(0, sum(len(part) for part in stored), stored_digest.hexdigest(), plan.length, digest)
+        return _Made(plan, frame, content, stored)
+
+    def _digest(self, made: _Made) -> list[Verdict]:
+        """Feed the digests that run along with the volume, on another thread the volume's own. Raises ``BadBlob``."""
+        whole = self._job.side.submit(self._sum, made.stored)
+        verdicts = []
+        if made.content is not None:
+            verdicts = self._job.frontier.feed(made.plan, made.content, self._unverified)
+        whole.result()
+        for verdict in verdicts:
+            if not verdict.right:
+                raise BadBlob(verdict.blob, f"is damaged: its bytes have the digest sha256:{verdict.found}")
+        return verdicts
+
+    def _sum(self, stored: Stored) -> None:
+        if self._whole is not None:
+            for part in stored:
+                self._whole.update(part)
+
+    def _passed(self, made: _Made, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            self._job.journal.add_blob(verdict.blob)
+        self._done += 1
+        self._job.task.advance(made.plan.length)
+
+    def _unverified(self, piece: Piece) -> bool:
+        return piece.member.is_blob and not self._job.journal.verified(piece.digest)

@@ -1,0 +1,287 @@
+"""Signing keys and trusted keys: Ed25519, kept in the vault's ``keys/``.
+
+```
+keys/<name>.key           private, PKCS #8 PEM, 0600
+keys/<name>.pub           its public half, SubjectPublicKeyInfo PEM
+keys/trusted/<name>.pub   a public key that was trusted by typing its fingerprint
+```
+
+A key's identity is its fingerprint, the SHA-256 of its SubjectPublicKeyInfo in DER; names are for people. Specified in
+``docs/formats/keys.md``.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from modelvault import fsio
+from modelvault.artifact import Digest
+from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
+
+MAX_KEY_FILE = 16 << 10
+"""Bytes that a key file may have at most; an Ed25519 key takes 120."""
+SIGNATURE_SIZE = 64
+"""Bytes of an Ed25519 signature."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SEPARATORS = re.compile(r"[\s:\-]")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_PREFIX = "sha256"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A public key: its name here, its fingerprint as ``sha256:<64 hex>``, whether we hold the private half, its file."""
+
+    name: str
+    fingerprint: str
+    own: bool
+    path: Path
+
+    @property
+    def spelled(self) -> str:
+        """The fingerprint in groups of four, for people to read out and type."""
+        digits = self.fingerprint.removeprefix("sha256:")
+        return "sha256:" + " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+class Signer:
+    """A private key, ready to sign."""
+
+    def __init__(self, info: KeyInfo, key: Ed25519PrivateKey) -> None:
+        """Hold the key and what is known of it."""
+        self.info = info
+        self._key = key
+
+    @property
+    def name(self) -> str:
+        """The key's name."""
+        return self.info.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's identity."""
+        return self.info.fingerprint
+
+    @property
+    def public_pem(self) -> bytes:
+        """The public half as SubjectPublicKeyInfo PEM."""
+        return _public_pem(self._key.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """Give the 64 bytes of the Ed25519 signature; equal messages give equal signatures."""
+        return self._key.sign(message)
+
+
+class KeyRing:
+    """The keys of one vault. A vault trusts its own keys and those in ``trusted/``."""
+
+    def __init__(self, directory: Path) -> None:
+        """Work on ``directory``, which need not exist yet."""
+        self._directory = directory
+        self._trusted = directory / "trusted"
+
+    def new(self, name: str) -> Signer:
+        """Make a key. Raises ``UsageProblem`` for a bad name or one that is taken; nothing is ever overwritten."""
+        _check_name(name)
+        private, public = self._own_paths(name)
+        if private.exists() or public.exists():
+            raise UsageProblem(f"there is a key {name} already", hint="choose another name: modelvault keys new NAME")
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = Ed25519PrivateKey.generate()
+        encoded = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        fsio.atomic_write(private, encoded, mode=0o600)
+        fsio.atomic_write(public, _public_pem(key.public_key()))
+        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
+
+    def list(self) -> tuple[KeyInfo, ...]:
+        """Give every key by name, own ones first. Raises ``UsageProblem`` for a file that is no key."""
+        return tuple(info for info, _ in self._public_keys())
+
+    def own(self) -> tuple[KeyInfo, ...]:
+        """Give the keys that can sign."""
+        return tuple(info for info in self.list() if info.own)
+
+    def find(self, reference: str) -> KeyInfo:
+        """Find a key by name or fingerprint. Raises ``UsageProblem`` if there is none or the name means two."""
+        fingerprint = _normalized(reference)
+        found = [info for info in self.list() if info.name == reference or info.fingerprint == fingerprint]
+        if not found:
+            raise UsageProblem(f"there is no key {reference[:120]!r}", hint="modelvault keys list shows them")
+        if len({info.fingerprint for info in found}) > 1:
+            raise UsageProblem(f"two keys are called {reference}", hint="name the key by its fingerprint")
+        return found[0]
+
+    def signer(self, name: str | None = None) -> Signer:
+        """Open a private key: the one of that name, or the only one.
+
+        Raises ``UsageProblem`` if there is none, if there are several to choose from, or if others can read its file.
+        """
+        if name is None:
+            own = self.own()
+            if not own:
+                raise UsageProblem("there is no signing key", hint="make one: modelvault keys new NAME")
+            if len(own) > 1:
+                names = ", ".join(info.name for info in own)
+                raise UsageProblem(f"there are several signing keys: {names}", hint="choose one with --key NAME")
+            name = own[0].name
+        _check_name(name)
+        private, public = self._own_paths(name)
+        key = _read_private(private)
+        if public.exists():
+            if _fingerprint(_read_public(public)) != _fingerprint(key.public_key()):
+                raise UsageProblem(
+                    f"{public} is not the public half of {private}", hint=f"remove {public}: it is written anew"
+                )
+        else:
+            fsio.atomic_write(public, _public_pem(key.public_key()))
+        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
+
+    def trust(self, name: str, data: bytes, fingerprint: str) -> KeyInfo:
+        """Trust the public key in ``data`` if ``fingerprint``, typed by a person, is its own.
+
+        The fingerprint may be grouped, prefixed and in any case, but must be whole. Raises ``TrustRefused``, which never tells
+        the right fingerprint: it has to come from the side where the key was made.
+        """
+        _check_name(name)
+        key = parse_public(data, what=f"the key {name}")
+        actual = _fingerprint(key)
+        if _normalized(fingerprint) != actual:
+            raise TrustRefused(
+                f"the key {name} does not have the fingerprint that was given: it is not trusted",
+                hint="read the whole fingerprint with modelvault keys show on the machine where the key was made",
+            )
+        for info in self.list():
+            if info.fingerprint == actual:
+                return info
+        path = self._trusted / f"{name}.pub"
+        if path.exists():
+            raise UsageProblem(
+                f"another key is trusted under the name {name}",
+                hint=f"choose another name, or take that one back: modelvault keys revoke {name}",
+            )
+        self._trusted.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fsio.atomic_write(path, _public_pem(key))
+        return KeyInfo(name, actual, own=False, path=path)
+
+    def revoke(self, reference: str) -> KeyInfo:
+        """Stop trusting a key, named by name or fingerprint. Raises ``UsageProblem`` for an own key or an unknown one."""
+        fingerprint = _normalized(reference)
+        for info in self.list():
+            if not info.own and (info.name == reference or info.fingerprint == fingerprint):
+                info.path.unlink()
+                fsio.fsync_directory(info.path.parent)
+                return info
+        info = self.find(reference)
+        raise UsageProblem(
+            f"{info.name} is this vault's own key, not one that was trusted",
+            hint=f"to retire it for good, remove {info.path.with_suffix('.key')} and {info.path}",
+        )
+
+    def verify(self, signature: bytes, message: bytes) -> KeyInfo:
+        """Tell whose signature this is. Raises ``TrustRefused`` if no key that is trusted here made it over these bytes."""
+        if len(signature) == SIGNATURE_SIZE:
+            for info, key in self._public_keys():
+                try:
+                    key.verify(signature, message)
+                except InvalidSignature:
+                    continue
+                return info
+        raise TrustRefused(
+            "the signature is not by a key that is trusted here, or the signed bytes were changed",
+            hint="trust the signing key first: modelvault keys trust FILE --fingerprint FINGERPRINT",
+        )
+
+    def _own_paths(self, name: str) -> tuple[Path, Path]:
+        return self._directory / f"{name}.key", self._directory / f"{name}.pub"
+
+    def _public_keys(self) -> Iterator[tuple[KeyInfo, Ed25519PublicKey]]:
+        for private in sorted(self._directory.glob("*.key")):
+            public = private.with_suffix(".pub")
+            # A crash between the two writes of `new` leaves a private key alone; its public half follows from it.
+            key = _read_public(public) if public.exists() else _read_private(private).public_key()
+            yield KeyInfo(private.stem, _fingerprint(key), own=True, path=public), key
+        for public in sorted(self._trusted.glob("*.pub")):
+            key = _read_public(public)
+            yield KeyInfo(public.stem, _fingerprint(key), own=False, path=public), key
+
+
+def parse_public(data: bytes, *, what: str) -> Ed25519PublicKey:
+    """Read a public key in PEM. Raises ``UsageProblem`` for anything but an Ed25519 key."""
+    try:
+        if len(data) > MAX_KEY_FILE:
+            raise ValueError("too large")
+        key = serialization.load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(what) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise _no_key(what)
+    return key
+
+
+def read_key_file(path: Path) -> bytes:
+    """Read a key file under limits. Raises ``UsageProblem`` for a symlink, a FIFO, a large file or one that cannot be read."""
+    try:
+        return fsio.read_regular(path, limit=MAX_KEY_FILE)
+    except OSError as error:
+        raise UsageProblem(f"cannot read the key {path}: {(error.strerror or str(error)).lower()}") from error
+    except ModelvaultError as error:
+        raise UsageProblem(f"{path} is not a key: {error.message}") from error
+
+
+def fingerprint_of(data: bytes, *, what: str) -> str:
+    """Give the fingerprint of a public key in PEM as ``sha256:<64 hex>``."""
+    return _fingerprint(parse_public(data, what=what))
+
+
+def _no_key(what: str) -> UsageProblem:
+    return UsageProblem(f"{what} is not an unencrypted ed25519 key in PEM", hint="modelvault keys new makes one")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UsageProblem(f"not a key name: {name[:120]!r}", hint="use letters, digits, '.', '_' and '-', at most 64")
+
+
+def _normalized(text: str) -> str | None:
+    """Bring a typed fingerprint into the form ``sha256:<64 hex>``; ``None`` if it is no whole fingerprint."""
+    digits = _SEPARATORS.sub("", text).lower().removeprefix(_PREFIX)
+    return f"{_PREFIX}:{digits}" if _HEX.fullmatch(digits) else None
+
+
+def _fingerprint(key: Ed25519PublicKey) -> str:
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return str(Digest.of_bytes(der))
+
+
+def _public_pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read_public(path: Path) -> Ed25519PublicKey:
+    return parse_public(read_key_file(path), what=str(path))
+
+
+def _read_private(path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        raise UsageProblem(f"there is no signing key {path.stem}", hint="modelvault keys list shows the keys")
+    data = read_key_file(path)
+    if os.stat(path, follow_symlinks=False).st_mode & _OTHERS:
+        raise UsageProblem(f"others can read or write the private key {path}", hint=f"chmod 600 {path}")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _no_key(str(path)) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _no_key(str(path))
+    return key
