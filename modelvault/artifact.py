@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -249,6 +249,19 @@ class Recipe:
     vllm_arguments: tuple[str, ...] = ()
 
 
+def check_distinct(name: ModelName, paths: Iterable[str]) -> None:
+    """Refuse two files that one directory could not hold side by side, on file systems that ignore case. ``UsageProblem``."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        folded = path.casefold()
+        if folded in seen:
+            raise UsageProblem(
+                f"{name}: {path} and {seen[folded]} differ only in case or not at all",
+                hint="leave one of them out, or rename it: some file systems cannot hold both",
+            )
+        seen[folded] = path
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A named, immutable set of files at one source revision. ``files`` are sorted by path."""
@@ -263,12 +276,7 @@ class Model:
     def __post_init__(self) -> None:
         """Keep the order canonical and refuse two files that one directory could not hold side by side."""
         object.__setattr__(self, "files", tuple(sorted(self.files)))
-        seen: dict[str, str] = {}
-        for file in self.files:
-            folded = file.path.casefold()
-            if folded in seen:
-                raise UsageProblem(f"{self.name}: {file.path} and {seen[folded]} differ only in case or not at all")
-            seen[folded] = file.path
+        check_distinct(self.name, [file.path for file in self.files])
 
     @property
     def size(self) -> int:

@@ -1,5 +1,6 @@
 """Configuration, resolved once and passed in: flag over environment variable over ``config.toml`` over default."""
 
+import math
 import os
 import re
 import tomllib
@@ -15,6 +16,8 @@ _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 VOLUME_SIZE = (4 << 30) - (64 << 20)
 """Default uncompressed bytes of a volume: 4 GiB less room for expansion, so that FAT32 takes the file."""
+
+MAX_CONNECTIONS = 64
 
 
 def parse_size(text: str) -> int:
@@ -45,13 +48,33 @@ class Config:
         return replace(self, **{key: value for key, value in values.items() if value is not None})
 
 
+def _connections(value: Any) -> int:
+    number = int(value)
+    if not 1 <= number <= MAX_CONNECTIONS:
+        raise ValueError(f"not from 1 to {MAX_CONNECTIONS}")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < math.inf:
+        raise ValueError("not a number of seconds")
+    return seconds
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "endpoint": str,
-    "connections": int,
+    "connections": _connections,
     "limit_rate": lambda value: parse_size(str(value)),
     "volume_size": lambda value: parse_size(str(value)),
     "label": str,
-    "lock_wait": float,
+    "lock_wait": _seconds,
+}
+_EXPECTED = {
+    "connections": f"a whole number from 1 to {MAX_CONNECTIONS}",
+    "limit_rate": "bytes per second, as 20M",
+    "volume_size": "a size, as 4GiB",
+    "lock_wait": "seconds, as 10",
 }
 
 
@@ -77,8 +100,10 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
     for key, (value, where) in values.items():
         try:
             read[key] = _READERS[key](value)
-        except (ValueError, TypeError, UsageProblem) as error:
-            raise UsageProblem(f"{where}: not a valid {key}: {value!r}") from error
+        except (ValueError, TypeError, OverflowError, UsageProblem) as error:
+            raise UsageProblem(
+                f"{where}: not a valid {key}: {value!r}", hint=f"write {_EXPECTED.get(key, 'another one')}"
+            ) from error
     return Config(**read)
 
 

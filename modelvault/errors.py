@@ -73,6 +73,7 @@ class InvalidModelFile(ModelvaultError):
 
     def __init__(self, path: str, rule: str, detail: str, *, hint: str | None = None) -> None:
         """Name the file, the rule (a slug such as ``gguf-magic``) and what was found."""
+        hint = hint or "the file is damaged or not what its name says: get it again, or another one, from its publisher"
         super().__init__(f"{path}: {detail} (rule: {rule})", hint=hint, path=path, rule=rule, detail=detail)
         self.path = path
         self.rule = rule

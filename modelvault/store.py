@@ -15,6 +15,8 @@ from modelvault.errors import DigestMismatch, InvalidModelFile
 
 BLOB_MODE = 0o444
 
+_LIST_LOST = "put a copy of the vault's index.json back; without one, move the vault away and pull or import again"
+
 
 def hash_file(path: Path, on_bytes: Callable[[int], object] | None = None) -> Digest:
     """Compute the SHA-256 of a file; ``on_bytes`` is told how many bytes each block had."""
@@ -43,12 +45,23 @@ class Store:
         if not layout.exists():
             fsio.atomic_write(layout, modelpack.OCI_LAYOUT)
         if not self._index.exists():
+            if any(self.blobs()):
+                # An empty one would have `gc` delete them all.
+                raise InvalidModelFile(
+                    str(self._index), "oci-index", "the vault has blobs, but the list of its models is gone",
+                    hint=_LIST_LOST,
+                )  # fmt: skip
             fsio.atomic_write(self._index, modelpack.encode_index([]))
 
     @property
     def exists(self) -> bool:
         """Whether there is a layout."""
         return (self.root / "oci-layout").is_file()
+
+    @property
+    def whole(self) -> bool:
+        """Whether ``create`` would have nothing to do."""
+        return self.exists and self._blobs.is_dir() and self._index.exists()
 
     def blob_path(self, digest: Digest) -> Path:
         """Where the blob of a SHA-256 lies, or would lie."""
@@ -99,7 +112,10 @@ class Store:
     def entries(self) -> tuple[modelpack.IndexEntry, ...]:
         """Read ``index.json`` alone: every model's name and manifest, sorted by name."""
         data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
-        return modelpack.decode_index(data, what=str(self._index))
+        try:
+            return modelpack.decode_index(data, what=str(self._index))
+        except InvalidModelFile as error:
+            raise InvalidModelFile(error.path, error.rule, error.detail, hint=_LIST_LOST) from error
 
     def models(self) -> tuple[StoredModel, ...]:
         """Read every model with its manifest and config, sorted by name. Raises for one whose documents are damaged."""
@@ -157,6 +173,12 @@ class Store:
         config, config_size = modelpack.config_digest(data, what=what)
         model = modelpack.decode_manifest(data, None, ModelName("model"), what=what)
         return {manifest: len(data), config: config_size} | {file.digest: file.size for file in model.files}
+
+    def foreign(self) -> int:
+        """Count what ``index.json`` lists besides models: nobody here knows which blobs that needs."""
+        models = len(self.entries())
+        data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
+        return len(modelpack.load_object(data, str(self._index))["manifests"]) - models
 
     def unneeded(self) -> dict[Digest, int]:
         """Name the blobs that no model needs, with their length in bytes."""

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from modelvault.registry import Registry
 
 
+_RESERVE = 2 << 20
+"""Bytes that must be free to change what the vault lists. Where the disk cannot back a page of SQLite's shared memory (file systems
+that copy on write, or have blocks smaller than a page), writing to it does not fail but ends the process with SIGBUS."""
+
+
 def now() -> str:
     """The time as the registry and the event log write it: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -58,7 +63,10 @@ class Vault:
             )
         with fsio.no_space_at(root):
             root.mkdir(parents=True, exist_ok=True)
-            vault.store.create()
+            if not vault.store.whole:
+                # Of two processes that make one vault, the later must not put an empty list over the other's first model.
+                with vault._lock("index.lock", shared=False):
+                    vault.store.create()
             vault.partial.mkdir(exist_ok=True)
         return vault
 
@@ -110,8 +118,10 @@ class Vault:
     def publishing(self) -> Iterator[None]:
         """Change what the vault lists: one process at a time, for moments; bundles under way do not mind.
 
-        Raises ``VaultLocked`` (exit 11) when another process keeps the lock for longer than ``lock_wait``.
+        Raises ``VaultLocked`` (exit 11) when another process keeps the lock for longer than ``lock_wait``, ``NoSpace`` where there is
+        hardly room left for the vault's books.
         """
+        fsio.require_space(self.root, _RESERVE)
         with self.holding(), self._lock("index.lock", shared=False):
             yield
 
@@ -166,14 +176,15 @@ class Vault:
 
     @property
     def history_lost(self) -> bool:
-        """Whether models are listed of which the event log knows nothing: replay protection is gone with what it knew.
+        """Whether there are models but no event log: replay protection is gone with it."""
+        return self.events.last() is None and bool(self.store.entries())
 
-        Whatever else was logged since does not bring it back; a bundle that was imported since, with leave, does.
+    def newest_imported(self, fingerprint: str, label: str) -> int:
+        """Give the newest sequence that was completely imported under a key and label; 0 if none was.
+
+        The log is the truth; the registry is asked as a witness, for a log that was lost and has begun anew since.
         """
-        unknown = {entry.name.text for entry in self.store.entries()}
-        for event in self.events.read():
-            if event.kind == "bundle-imported":
-                return False
-            if event.kind == "model-published":
-                unknown.discard(str(event.data.get("model")))
-        return bool(unknown)
+        newest = self.events.high_water().get((fingerprint, label), 0)
+        if self.registry_file.exists():
+            newest = max(newest, self.registry.last_sequence(fingerprint, label, "imported") or 0)
+        return newest

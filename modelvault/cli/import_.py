@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def import_(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH", help="Bundles, or where they lie; else the mounted drives."),
+        # readable=False: Typer need not look, the operation says better what is wrong with a path.
+        typer.Argument(metavar="PATH", readable=False, help="Bundles, or where they lie; else the mounted drives."),
     ] = None,
     engine: Engines = None,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Only this model. Repeatable.")] = None,

@@ -1,5 +1,6 @@
 """The frame around every command: run one operation, render its result or its error, end with the right exit code."""
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,16 @@ from modelvault.progress import Progress
 Result = TypeVar("Result")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+_SYSTEM_HINTS = {
+    errno.EACCES: "run the command as a user who may read and write there",
+    errno.EPERM: "run the command as a user who may read and write there",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EIO: "the medium or its cable is failing: look at the kernel's log with dmesg",
+    errno.ENOTDIR: "a directory is needed where something else lies",
+}
+"""What to do about what only the system has to say."""
 
 
 def run(
@@ -36,7 +47,8 @@ def run(
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         reason = (error.strerror or str(error)).lower()
-        _fail(command, as_json, ModelvaultError(f"{where}{reason}", errno=error.errno))
+        hint = _SYSTEM_HINTS.get(error.errno or 0)
+        _fail(command, as_json, ModelvaultError(f"{where}{reason}", hint=hint, errno=error.errno))
     warnings = warnings_of(result)
     if as_json:
         _print_json(command, "ok", result, warnings, None)

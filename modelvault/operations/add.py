@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe
+from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe, check_distinct
 from modelvault.errors import UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.publishing import publish_fetched
@@ -39,6 +39,7 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     files = source.files()
     if not files:
         raise UsageProblem(f"{request.path} holds no files", hint="name a model folder, a .gguf or a .safetensors file")
+    check_distinct(request.name, [file.path for file in files])
     # A single file need not be a whole repository: only what lies in a folder can be incomplete.
     if request.path.is_dir():
         check_listing([file.path for file in files], allow_pickle=request.allow_pickle)

@@ -10,7 +10,7 @@ from modelvault.bundle.index import Index
 from modelvault.bundle.journal import find_unfinished
 from modelvault.bundle.layout import volume_length
 from modelvault.bundle.plan import PlanOptions, SourceModel, next_sequence, plan_index
-from modelvault.bundle.writer import WriteOptions, write_bundle
+from modelvault.bundle.writer import WriteOptions, Written, write_bundle
 from modelvault.errors import UsageProblem
 from modelvault.keys import Signer
 from modelvault.operations.summaries import bundle_model
@@ -44,6 +44,10 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
     """
     if not request.to.is_dir():
         raise UsageProblem(f"{request.to} is not a directory", hint="mount the drive, or make the directory first")
+    if request.to.resolve().is_relative_to(vault.root.resolve()):
+        raise UsageProblem(
+            f"{request.to} lies within the vault", hint="name the drive: modelvault bundle --to /media/ssd"
+        )
     with vault.holding():
         models = vault.select(request.names)
         new_key = request.key is None and not request.dry_run and not vault.keys.own()
@@ -51,27 +55,35 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
             made = vault.keys.new(FIRST_KEY)
             vault.record("key-new", {"key": made.fingerprint, "name": made.name})
         signer = None if request.dry_run and not vault.keys.own() else vault.keys.signer(request.key)
-        index = _index(vault, request, models, _sequence(vault, request, signer))
-        unfinished = _unfinished(vault, request, index)
-        index = unfinished or index
+        fresh = _index(vault, request, models, _sequence(vault, request, signer))
+        unfinished = _unfinished(vault, request, fresh)
+        index = unfinished or fresh
         if signer is None or request.dry_run:
             return _plan(vault, request, index, signer, resumes=unfinished is not None)
         options = WriteOptions(
             directory=request.to / index.directory_name, journals=_journals(vault), read_back=request.read_back
         )
         written = write_bundle(index, options, vault.store.blob_path, signer, progress)
-        vault.record(
-            "bundle-written",
-            {
-                "index": written.index.hex,
-                "label": index.label,
-                "sequence": index.sequence,
-                "key": signer.fingerprint,
-                "path": str(written.directory),
-                "models": [str(entry.name) for entry in index.models],
-                "read_back": written.read_back,
-            },
-        )
+        _record(vault, index, written, signer)
+    return _result(vault, index, written, signer, new_key=new_key)
+
+
+def _record(vault: Vault, index: Index, written: Written, signer: Signer) -> None:
+    vault.record(
+        "bundle-written",
+        {
+            "index": written.index.hex,
+            "label": index.label,
+            "sequence": index.sequence,
+            "key": signer.fingerprint,
+            "path": str(written.directory),
+            "models": [str(entry.name) for entry in index.models],
+            "read_back": written.read_back,
+        },
+    )
+
+
+def _result(vault: Vault, index: Index, written: Written, signer: Signer, *, new_key: bool) -> BundleResult:
     return BundleResult(
         vault=vault.root,
         directory=written.directory,

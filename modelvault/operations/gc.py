@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.errors import VaultLocked
+from modelvault.errors import InvalidModelFile, VaultLocked
 from modelvault.results import GcResult
 from modelvault.vault import Vault
 
@@ -12,9 +12,16 @@ from modelvault.vault import Vault
 def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> GcResult:
     """Delete unneeded blobs; with ``partial`` also unfinished transfers that no process holds (they could be gone on with).
 
-    Raises ``VaultLocked`` while another process publishes or bundles.
+    Raises ``VaultLocked`` while another process publishes or bundles, ``InvalidModelFile`` for an index that lists what is no model.
     """
     with vault.removing():
+        if foreign := vault.store.foreign():
+            raise InvalidModelFile(
+                str(vault.root / "index.json"),
+                "oci-index",
+                f"{foreign} of its entries name no model of modelvault's: which blobs they need is not known",
+                hint="if another program wrote there, remove its entries first; if the file was damaged, put a copy back",
+            )
         _forget_unlisted(vault)
         unneeded = vault.store.unneeded()
         idle = (

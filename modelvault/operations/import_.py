@@ -99,7 +99,7 @@ def _open(vault: Vault, path: Path, request: ImportRequest) -> tuple[OpenBundle,
             "the vault's event log is gone, and with it the record of what was imported",
             hint="compare the bundle's sequence yourself, then import once with --allow-older",
         )
-    newest = vault.events.high_water().get((bundle.signer.fingerprint, index.label), 0)
+    newest = vault.newest_imported(bundle.signer.fingerprint, index.label)
     if index.sequence < newest and not request.allow_older:
         raise TrustRefused(
             f"{path} has sequence {index.sequence}, but {newest} of label {index.label} was imported already",

@@ -4,10 +4,20 @@ import contextlib
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelvault import fsio
-from modelvault.artifact import Algorithm, Digest, FileSpec, Model, ModelName, Origin, Recipe, SourceFile
+from modelvault.artifact import (
+    Algorithm,
+    Digest,
+    FileSpec,
+    Model,
+    ModelName,
+    Origin,
+    Recipe,
+    SourceFile,
+    check_distinct,
+)
 from modelvault.catalog import find_entry, load_catalog, suggest
 from modelvault.errors import UsageProblem
 from modelvault.inspect import check_listing, inspect_model
@@ -140,6 +150,7 @@ def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: boo
     """List, choose and check; nothing is downloaded."""
     snapshot = source.snapshot(target.repository, target.revision)
     selection = select(snapshot.files, target.wish)
+    check_distinct(target.name, [file.path for file in selection.files])
     check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
     held = _held_already(vault, target, selection.files)
     wanted = tuple(
@@ -154,6 +165,19 @@ def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: boo
         if file.path not in held
     )
     return _Job(target, snapshot, selection, held, wanted)
+
+
+def _without_what_came(vault: Vault, job: _Job, transfers: Transfers) -> _Job:
+    """Leave away what another pull published while this one waited for its transfers to end."""
+    late = _held_already(vault, job.target, [file for file in job.selection.files if file.path not in job.held])
+    for wanted in job.wanted:
+        if wanted.path in late:
+            transfers.drop(wanted)
+    return replace(
+        job,
+        held={**job.held, **late},
+        wanted=tuple(wanted for wanted in job.wanted if wanted.path not in late),
+    )
 
 
 def _plan(vault: Vault, job: _Job) -> PullPlan:
@@ -187,6 +211,8 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
 def _run(vault: Vault, job: _Job, plan: PullPlan, options: _Options, progress: Progress) -> PullResult:
     begun = time.monotonic()
     with Transfers(vault.partial, job.wanted, options.transfer, progress) as transfers:
+        job = _without_what_came(vault, job, transfers)
+        plan = _plan(vault, job)
         fetched = transfers.run()
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.held.items()}

@@ -47,7 +47,7 @@ def _hint(damage: Sequence[Damage]) -> str:
     models = sorted({model for item in damage for model in item.models})
     if not models:
         return "write the bundle again"
-    return f"bring the affected models again ({', '.join(models[:5])}): `modelvault rm` and pull, or import once more"
+    return f"take the affected models out ({', '.join(models[:5])}) with `modelvault rm` and `gc`, then pull or import again"
 
 
 def _verify_models(vault: Vault, names: Sequence[ModelName], progress: Progress) -> VerifyResult:

@@ -5,12 +5,18 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from modelvault import fsio
 from modelvault.artifact import SourceFile
 from modelvault.errors import SourceUnavailable, UsageProblem
 
 _SKIPPED = {".git", ".cache", ".DS_Store", ".gitattributes", ".gitignore", "__pycache__"}
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Have ``os.walk`` fail where it would pass over a folder that it cannot read: a model must not lose files silently."""
+    raise error
 
 
 class FolderSource:
@@ -28,9 +34,15 @@ class FolderSource:
         if self._single is not None:
             return (self._describe(self._single),)
         found = []
-        for directory, folders, names in os.walk(self._root, followlinks=False):
+        for directory, folders, names in os.walk(self._root, onerror=_refuse, followlinks=False):
             folders[:] = sorted(folder for folder in folders if folder not in _SKIPPED)
             base = Path(directory).relative_to(self._root)
+            for folder in folders:
+                if Path(directory, folder).is_symlink():
+                    raise UsageProblem(
+                        f"{Path(directory, folder)} is a link to a folder",
+                        hint="such links are not followed: remove it, or put the folder itself there",
+                    )
             found += [self._describe((base / name).as_posix()) for name in sorted(names) if name not in _SKIPPED]
         return tuple(found)
 
@@ -39,11 +51,18 @@ class FolderSource:
             status = (self._root / relative).stat()
             file = SourceFile(relative, status.st_size, None)
         except FileNotFoundError as error:
-            raise UsageProblem(f"{self._root / relative} is a link to nothing") from error
+            raise UsageProblem(
+                f"{self._root / relative} is a link to nothing", hint="remove the link, or put the file there"
+            ) from error
         except ValueError as error:
             raise UsageProblem(f"{self._root}: {error}", hint="rename the file") from error
         if not stat.S_ISREG(status.st_mode):
-            raise UsageProblem(f"{self._root / relative} is not a regular file")
+            raise UsageProblem(
+                f"{self._root / relative} is not a regular file",
+                hint="name a model folder, a .gguf or a .safetensors file"
+                if self._single is not None
+                else "a model holds files and folders only: remove it",
+            )
         return file
 
     def identity(self, file: SourceFile) -> str:

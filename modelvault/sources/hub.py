@@ -49,8 +49,7 @@ class HubSource:
     def __init__(self, endpoint: str | None = None, *, token: str | None = None, connections: int = 8) -> None:
         """Prepare; nothing is sent. ``endpoint`` beats ``HF_ENDPOINT``, ``token`` beats ``HF_TOKEN`` and the stored login."""
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        parts = urlsplit(self.endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not _is_endpoint(self.endpoint):
             raise UsageProblem(
                 f"not an endpoint: {self.endpoint!r}", hint="an endpoint looks like https://huggingface.co"
             )
@@ -167,6 +166,14 @@ class HubSource:
             token = "authorization" in self._headers
             asked = Asked(endpoint, snapshot.repository, snapshot.commit, file.path, token=token)
             raise refusal(asked, response.status, response.headers)
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address in them, a port that is none
+        return False
 
 
 # -- the listing

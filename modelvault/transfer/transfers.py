@@ -73,7 +73,14 @@ class Transfers:
 
     def discard(self, fetched: Fetched) -> None:
         """Remove what is left of a transfer after its data was published, or is not needed any more."""
-        key = fetched.data.parent.name
+        self._remove(fetched.data.parent.name)
+
+    def drop(self, wanted: Wanted) -> None:
+        """Leave a file away that turned out not to be needed, and remove what there is of its transfer."""
+        self._wanted = tuple(other for other in self._wanted if other.path != wanted.path)
+        self._remove(wanted.key)
+
+    def _remove(self, key: str) -> None:
         lock = self._locks.pop(key, None)
         if lock is None:
             return  # another path of the same content came first
