@@ -94,7 +94,7 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
         values |= {key: (table[key], str(file)) for key in table}
     for field in fields(Config):
         variable = f"MODELVAULT_{field.name.upper()}"
-        if variable in environment:
+        if environment.get(variable):  # empty counts as unset
             values[field.name] = (environment[variable], variable)
     read: dict[str, Any] = {}
     for key, (value, where) in values.items():
@@ -117,3 +117,11 @@ def default_home(environment: Mapping[str, str] = os.environ) -> Path:
     from platformdirs import user_data_path  # noqa: PLC0415
 
     return user_data_path("modelvault")
+
+
+def sudo_hint(home: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Point to the invoking user's vault where ``sudo`` has led to root's."""
+    user = environment.get("SUDO_USER")
+    if os.geteuid() != 0 or not user or environment.get("MODELVAULT_HOME"):
+        return None
+    return f"under sudo the vault is {home}; {user} has another one, which MODELVAULT_HOME would name"

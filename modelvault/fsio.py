@@ -22,7 +22,7 @@ from modelvault.errors import ModelvaultError, NoSpace, VaultLocked
 BLOCK = 1 << 20
 """How much is read, hashed or written at once, in bytes."""
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotRegular(ModelvaultError):
@@ -95,25 +95,18 @@ def publish(temporary: Path, final: Path, *, mode: int) -> None:
     fsync_directory(final.parent)
 
 
-def append_line(path: Path, line: bytes, *, mode: int = 0o644) -> None:
-    """Append one line durably; ``line`` must not hold a newline."""
-    with no_space_at(path.parent):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
-        try:
-            view = memoryview(line + b"\n")
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 @contextlib.contextmanager
 def no_space_at(path: Path, *, needed: int | None = None) -> Iterator[None]:
     """Turn "disk full" inside the block into ``NoSpace`` for the file system of ``path``; ``needed`` is in bytes, if known."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise NoSpace(
+                f"a file is larger than the file system of {path} allows",
+                hint="use a file system without that limit (FAT32 ends at 4 GiB), or raise the process's limit (ulimit -f)",
+                path=str(path),
+            ) from error
         if error.errno not in _NO_SPACE:
             raise
         raise no_space(path, needed=needed) from error
@@ -290,6 +283,23 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         """Let go."""
         self._close()
+
+
+@contextlib.contextmanager
+def locked_directory(path: Path, *, wait: float, what: str) -> Iterator[None]:
+    """Make a directory and hold the lock in it, though another process may remove both when it is done with them.
+
+    Raises ``VaultLocked`` after ``wait`` seconds.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(path / "lock", wait=wait, what=what))
+            except FileNotFoundError:
+                continue  # it was removed between two of our steps
+            break
+        yield
 
 
 _FICLONE = 0x40049409  # Linux: ioctl(destination, FICLONE, source); btrfs, XFS, bcachefs, overlay on them

@@ -47,10 +47,11 @@ class KeyInfo:
     path: Path
 
     @property
-    def spelled(self) -> str:
-        """The fingerprint in groups of four, for people to read out and type."""
+    def spelled(self) -> tuple[str, ...]:
+        """The fingerprint as two lines of eight groups, for people to read out and type; the groups are joined by hyphens."""
         digits = self.fingerprint.removeprefix("sha256:")
-        return "sha256:" + " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+        groups = [digits[start : start + 4] for start in range(0, len(digits), 4)]
+        return "-".join(groups[:8]), "-".join(groups[8:])
 
 
 class Signer:
@@ -100,7 +101,7 @@ class KeyRing:
         encoded = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        fsio.atomic_write(private, encoded, mode=0o600)
+        _write_private(private, encoded)
         fsio.atomic_write(public, _public_pem(key.public_key()))
         return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
 
@@ -251,6 +252,21 @@ def _no_key(what: str) -> UsageProblem:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise UsageProblem(f"not a key name: {name[:120]!r}", hint="use letters, digits, '.', '_' and '-', at most 64")
+
+
+def _write_private(path: Path, encoded: bytes) -> None:
+    """Write a private key where there is none: of two processes that make one of the same name, one fails."""
+    temporary = fsio.temporary_beside(path)
+    fsio.atomic_write(temporary, encoded, mode=0o600)
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise UsageProblem(
+            f"there is a key {path.stem} already", hint="choose another name: modelvault keys new NAME"
+        ) from error
+    finally:
+        temporary.unlink()
+    fsio.fsync_directory(path.parent)
 
 
 def _normalized(text: str) -> str | None:

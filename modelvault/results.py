@@ -44,10 +44,11 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """What the vault holds."""
+    """What the vault holds. A model that cannot be read is a warning."""
 
     vault: Path
     models: tuple[ModelSummary, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ class BundleSummary:
     models: tuple[BundleModel, ...]
     volumes: int
     size: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,13 @@ class VerifyResult:
     """What a verification found; sizes in bytes."""
 
     subject: str
+    signer: str | None
+    unit: str
     checked: int
     size: int
     seconds: float
     damage: tuple[Damage, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +208,17 @@ class InspectResult:
     """What the given paths say about themselves."""
 
     items: tuple[Inspected | BundleSummary, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveResult:
-    """What ``rm`` took out of the vault, and how many bytes ``gc`` would now free."""
+    """What ``rm`` took out of the vault, what it left in engines, and how many bytes ``gc`` would now free, if that is known."""
 
     vault: Path
     model: str
-    freeable: int
+    freeable: int | None
+    installs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +266,7 @@ class BundleResult:
     resumed: int
     key: str
     fingerprint: str
+    spelled: tuple[str, ...]
     new_key: bool
 
 
@@ -330,11 +338,12 @@ class UninstallResult:
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """One key; the fingerprint is absent where showing it would defeat its purpose."""
+    """One key; ``spelled`` is the fingerprint in groups, to be read out and typed."""
 
     name: str
     role: str
     fingerprint: str
+    spelled: tuple[str, ...]
     file: Path
 
 
@@ -344,6 +353,7 @@ class KeysResult:
 
     vault: Path
     keys: tuple[KeyLine, ...]
+    revoked: KeyLine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,3 +386,4 @@ class RebuildResult:
     events: int
     installs: int
     bundles: int
+    damage: tuple[Damage, ...] = ()

@@ -6,14 +6,15 @@ a digest on the way in: whoever publishes has just computed it from the bytes th
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from modelvault import fsio, modelpack
 from modelvault.artifact import Digest, Model, ModelName, Recipe, StoredModel
-from modelvault.errors import DigestMismatch, InvalidModelFile
+from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError
 
 BLOB_MODE = 0o444
+_DAMAGED = ".damaged-"
 
 _LIST_LOST = "put a copy of the vault's index.json back; without one, move the vault away and pull or import again"
 
@@ -85,7 +86,8 @@ class Store:
     def put_bytes(self, data: bytes) -> Digest:
         """Store a small document as a blob."""
         digest = Digest.of_bytes(data)
-        if not self.has(digest, len(data)):
+        # Compared, not only measured: a document that rotted at rest is mended by publishing its model again.
+        if not self.has(digest, len(data)) or self.blob_path(digest).read_bytes() != data:
             fsio.atomic_write(self.blob_path(digest), data, mode=BLOB_MODE)
         return digest
 
@@ -97,12 +99,12 @@ class Store:
         except FileNotFoundError as error:
             raise InvalidModelFile(
                 str(path), "missing-blob", "the vault's index names this blob, but it is not there",
-                hint="run `modelvault verify`; pull or import the model again",
+                hint="pull or import the model again, or take it out with `modelvault rm`",
             ) from error  # fmt: skip
         if Digest.of_bytes(data) != digest:
             raise DigestMismatch(
                 f"{path} does not have the digest that it is named by",
-                hint="the file changed on disk: remove it, then pull or import the model again",
+                hint="it changed on disk: pull or import the model again, or take it out with `modelvault rm`",
                 path=str(path),
                 expected=str(digest),
                 actual=str(Digest.of_bytes(data)),
@@ -110,7 +112,9 @@ class Store:
         return data
 
     def entries(self) -> tuple[modelpack.IndexEntry, ...]:
-        """Read ``index.json`` alone: every model's name and manifest, sorted by name."""
+        """Read ``index.json`` alone: every model's name and manifest, sorted by name; none where there is no layout yet."""
+        if not self.exists:
+            return ()
         data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
         try:
             return modelpack.decode_index(data, what=str(self._index))
@@ -120,6 +124,16 @@ class Store:
     def models(self) -> tuple[StoredModel, ...]:
         """Read every model with its manifest and config, sorted by name. Raises for one whose documents are damaged."""
         return tuple(self.load(entry.name, entry.manifest, entry.recipe) for entry in self.entries())
+
+    def survey(self) -> tuple[tuple[StoredModel, ...], Mapping[modelpack.IndexEntry, ModelvaultError]]:
+        """Read every model whose documents are sound, and say of the others what is wrong with them."""
+        sound, damaged = [], {}
+        for entry in self.entries():
+            try:
+                sound.append(self.load(entry.name, entry.manifest, entry.recipe))
+            except ModelvaultError as error:
+                damaged[entry] = error
+        return tuple(sound), damaged
 
     def find(self, name: ModelName) -> StoredModel | None:
         """Read one model, or ``None`` if ``index.json`` does not list it."""
@@ -186,6 +200,18 @@ class Store:
         for entry in self.entries():
             needed |= self.blobs_of(entry.manifest).keys()
         return {digest: size for digest, size in self.blobs() if digest not in needed}
+
+    def set_aside(self, digest: Digest) -> None:
+        """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more."""
+        path = self.blob_path(digest)
+        path.rename(path.with_name(_DAMAGED + digest.hex))
+        fsio.fsync_directory(path.parent)
+
+    def leftovers(self) -> Iterator[Path]:
+        """List what was set aside, and what a process that was killed left half written. Only while nobody publishes."""
+        for directory in (self.root, self._blobs):
+            yield from directory.glob(".*.tmp")
+        yield from self._blobs.glob(f"{_DAMAGED}*")
 
     def delete_blob(self, digest: Digest) -> None:
         """Remove a blob; the caller has made sure that nothing needs it."""

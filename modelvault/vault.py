@@ -1,6 +1,7 @@
 """The vault: the opened store, registry, event log, keys and configuration that the operations work on."""
 
 import contextlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -9,19 +10,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelvault import fsio
 from modelvault.artifact import FileReport, Model, ModelName, StoredModel
-from modelvault.config import Config, load_config
+from modelvault.config import Config, load_config, sudo_hint
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.eventlog import EventLog
 from modelvault.store import Store
 
 if TYPE_CHECKING:
     from modelvault.keys import KeyRing
-    from modelvault.registry import Registry
+    from modelvault.modelpack import IndexEntry
+    from modelvault.registry import InstallRow, Registry
 
 
 _RESERVE = 2 << 20
 """Bytes that must be free to change what the vault lists. Where the disk cannot back a page of SQLite's shared memory (file systems
 that copy on write, or have blocks smaller than a page), writing to it does not fail but ends the process with SIGBUS."""
+
+
+_CREATED = "vault-created"
+_ACCEPTED = "lost-history-accepted"
 
 
 def now() -> str:
@@ -37,7 +43,7 @@ class Vault:
         self.root = root
         self.config = config
         self.store = Store(root)
-        self.events = EventLog(root / "events.jsonl")
+        self.events = EventLog(root / "events.jsonl", wait=config.lock_wait)
         self.partial = root / "partial"
         self.registry_file = root / "registry.sqlite"
         self._registry: Registry | None = None
@@ -46,29 +52,48 @@ class Vault:
     def open(cls, root: Path, *, config: Config | None = None, create: bool = True) -> Self:
         """Open the vault in ``root``; an absent one is made unless ``create`` is false.
 
-        Raises ``UsageProblem`` where there is none, ``ModelvaultError`` where its registry is missing.
+        Raises ``UsageProblem`` where there is none, or something else.
         """
-        vault = cls(root, config or load_config(root))
+        vault = cls.prospective(root, config=config)
         if not vault.store.exists and not create:
             raise UsageProblem(
                 f"there is no vault in {root}",
-                hint="set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
+                hint=sudo_hint(root)
+                or "set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
                 path=str(root),
             )
+        vault.create()
+        return vault
+
+    @classmethod
+    def prospective(cls, root: Path, *, config: Config | None = None) -> Self:
+        """Look at a vault that need not exist: nothing is made before ``create``, so that a plan leaves nothing behind."""
         if root.exists() and not root.is_dir():
             raise UsageProblem(
                 f"{root} is not a directory, so there is no vault in it",
                 hint="set MODELVAULT_HOME to the vault that you mean",
                 path=str(root),
             )
-        with fsio.no_space_at(root):
-            root.mkdir(parents=True, exist_ok=True)
-            if not vault.store.whole:
+        return cls(root, config or load_config(root))
+
+    def create(self) -> None:
+        """Make what is not there yet of the vault."""
+        with fsio.no_space_at(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not self.store.whole:
                 # Of two processes that make one vault, the later must not put an empty list over the other's first model.
-                with vault._lock("index.lock", shared=False):
-                    vault.store.create()
-            vault.partial.mkdir(exist_ok=True)
-        return vault
+                with self._lock("index.lock", shared=False):
+                    if not self.store.exists and self.events.last() is None:
+                        # Before the layout: a log that does not begin so, beside models, is not the one that they came with.
+                        self.events.append(_CREATED, {"vault": uuid.uuid4().hex})
+                    self.store.create()
+            self.partial.mkdir(exist_ok=True)
+
+    @classmethod
+    def keys_of(cls, root: Path) -> "KeyRing | None":
+        """Give the keys of the vault in ``root``, if there is one; nothing is made."""
+        vault = cls(root, Config())
+        return vault.keys if vault.store.exists else None
 
     def __enter__(self) -> Self:
         """Open."""
@@ -141,6 +166,10 @@ class Vault:
         wait = self.config.lock_wait
         return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=f"the vault in {self.root}")
 
+    def installs(self, model: ModelName | None = None) -> "tuple[InstallRow, ...]":
+        """Give what is installed, of one model or all; a vault that does not exist yet has installed nothing."""
+        return self.registry.installs(model) if self.store.exists else ()
+
     def record(self, kind: str, data: Mapping[str, Any]) -> None:
         """Write an event to the log, then into the registry; a registry that cannot take it is an error."""
         registry = self.registry
@@ -155,6 +184,11 @@ class Vault:
         return stored
 
     def model(self, name: ModelName) -> StoredModel:
+        """Read a model by name. Raises as ``entry`` does, and for documents that are damaged."""
+        entry = self.entry(name)
+        return self.store.load(entry.name, entry.manifest, entry.recipe)
+
+    def entry(self, name: ModelName) -> "IndexEntry":
         """Find a model by its exact name, or by one that means it. Raises ``UsageProblem`` naming what there is."""
         entries = {entry.name.text: entry for entry in self.store.entries()}
         entry = entries.get(name.text)
@@ -165,7 +199,7 @@ class Vault:
             near = [text for text in entries if name.repository.casefold() in text.casefold()]
             hint = f"did you mean {', '.join(near[:5])}?" if near else "`modelvault list` shows what is there"
             raise UsageProblem(f"no model {name} in the vault {self.root}", hint=hint, model=name.text)
-        return self.store.load(entry.name, entry.manifest, entry.recipe)
+        return entry
 
     def select(self, names: Sequence[ModelName]) -> tuple[StoredModel, ...]:
         """Give the models of these names, or all of them if none is named; each once."""
@@ -176,15 +210,10 @@ class Vault:
 
     @property
     def history_lost(self) -> bool:
-        """Whether there are models but no event log: replay protection is gone with it."""
-        return self.events.last() is None and bool(self.store.entries())
+        """Whether there are models, but the log does not go back to the vault's beginning: replay protection is gone with it."""
+        kinds = {event.kind for event in self.events.read() if event.number == 1 or event.kind == _ACCEPTED}
+        return not kinds & {_CREATED, _ACCEPTED} and bool(self.store.entries())
 
-    def newest_imported(self, fingerprint: str, label: str) -> int:
-        """Give the newest sequence that was completely imported under a key and label; 0 if none was.
-
-        The log is the truth; the registry is asked as a witness, for a log that was lost and has begun anew since.
-        """
-        newest = self.events.high_water().get((fingerprint, label), 0)
-        if self.registry_file.exists():
-            newest = max(newest, self.registry.last_sequence(fingerprint, label, "imported") or 0)
-        return newest
+    def accept_lost_history(self) -> None:
+        """Note that a person decided to go on without the old log."""
+        self.record(_ACCEPTED, {})

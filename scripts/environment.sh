@@ -25,7 +25,8 @@ ensure_environment() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
-    [ -x "$VENV/bin/python" ] || "$(find_python)" -m venv "$VENV"
+    # An environment whose making was interrupted may have a python and no pip.
+    "$VENV/bin/python" -m pip --version > /dev/null 2>&1 || { rm -rf "$VENV"; "$(find_python)" -m venv "$VENV"; }
     echo "setting up $VENV" >&2
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
         --constraint "$ROOT/scripts/constraints.txt" "$@"

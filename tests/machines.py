@@ -89,6 +89,7 @@ class Machine:
         ran = Ran(tuple(map(str, arguments)), done.returncode, done.stdout, done.stderr)
         assert done.returncode == code, f"expected exit code {code}: {ran}"
         assert "Traceback" not in done.stderr, str(ran)
+        assert "internal error" not in done.stdout + done.stderr, str(ran)
         return ran
 
     def json(self, *arguments: str | Path, code: int = 0) -> Ran:
@@ -113,7 +114,9 @@ class Machine:
             process.wait()
 
     def models(self) -> set[str]:
-        """The names that ``list`` shows."""
+        """The names that ``list`` shows; a command that did nothing has not even made a vault."""
+        if not self.vault.exists():
+            return set()
         return {model["name"] for model in self.json("list").result["models"]}
 
 

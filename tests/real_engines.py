@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -106,6 +107,8 @@ def ollama_server(models_dir: Path, *, uid: int | None = None) -> Iterator[Ollam
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="ollama-home-") as home:
         if uid is not None:
+            # The engines may lie below a home that other users cannot enter.
+            program = Path(shutil.copy2(program, home))
             os.chown(home, uid, uid)
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),

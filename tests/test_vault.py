@@ -99,7 +99,7 @@ def test_the_registry_catches_up(tmp_path: Path) -> None:
         vault.record("trust", {"key": "sha256:1", "name": "a"})
         vault.events.append("trust", {"key": "sha256:2", "name": "b"})
     with Vault.open(tmp_path, config=Config()) as vault:
-        assert vault.registry.last_event() == 2
+        assert [event.kind for event in vault.registry.events()] == ["vault-created", "trust", "trust"]
 
 
 def test_a_missing_registry_says_what_to_do(tmp_path: Path) -> None:
@@ -113,13 +113,26 @@ def test_a_missing_registry_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_lost_history_is_noticed(tmp_path: Path) -> None:
-    """Breaks if deleting the event log silently ends the protection against old bundles."""
+    """Breaks if deleting the event log ends the protection against old bundles, at once or after the next event."""
     with Vault.open(tmp_path, config=Config()) as vault:
-        assert not vault.history_lost
+        seen = [vault.history_lost]
         vault.publish(model("a", put(vault.store, b"weights", "a.gguf")), {})
-        assert not vault.history_lost
+        seen.append(vault.history_lost)
         vault.events.path.unlink()
-        assert vault.history_lost
+        seen.append(vault.history_lost)
+        vault.record("check", {"model": "a", "outcome": "ok"})
+        seen.append(vault.history_lost)
+        vault.accept_lost_history()
+        seen.append(vault.history_lost)
+    assert seen == [False, False, True, True, False]
+
+
+def test_looking_makes_no_vault(tmp_path: Path) -> None:
+    """Breaks if a plan leaves a vault behind."""
+    with Vault.prospective(tmp_path / "vault", config=Config()) as vault:
+        assert vault.store.entries() == ()
+        assert vault.installs() == ()
+    assert not (tmp_path / "vault").exists()
 
 
 def test_locks(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from modelvault.cli.bundle_lines import model_table
 from modelvault.cli.console import counted, human_size, human_time
+from modelvault.cli.keys import fingerprint_lines
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     else:
         yield "NOT read back: check it with `modelvault verify` before the trip"
     yield f"signed with key {result.key}; its fingerprint, to be carried separately:"
-    yield f"  {result.fingerprint}"
+    yield from fingerprint_lines(result.fingerprint, result.spelled)
     yield "next, on the isolated server:"
     yield f"  modelvault keys trust {result.directory.name}/{result.key}.pub   (once)"
     yield f"  modelvault import {result.directory.name}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def bundle_lines(bundle: "BundleSummary") -> Iterator[str]:
     """Show what a bundle says about itself."""
-    signer = f"signed by {bundle.signer}" if bundle.signer else "signature not checked: no vault, or an unknown signer"
+    signer = f"signed by {bundle.signer}" if bundle.signer else "not signed by anyone trusted here"
     yield f"{bundle.path}"
     yield f"  label {bundle.label}, sequence {bundle.sequence}, {counted(bundle.volumes, 'volume')}, {human_size(bundle.size)}; {signer}"
     yield from model_table(bundle.models)

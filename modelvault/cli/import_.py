@@ -64,7 +64,7 @@ def import_(
             allow_older=allow_older,
             dry_run=dry_run,
         )
-        with Vault.open(default_home()) as vault:
+        with Vault.prospective(default_home()) as vault:
             return import_bundles(vault, request, progress)
 
     run("import", as_json, work, lines)

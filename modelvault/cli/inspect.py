@@ -31,12 +31,14 @@ def inspect(
       modelvault inspect ./llama-3.1-8b-Q4_K_M.gguf
       modelvault inspect /media/ssd/models-1763700000.mvbundle
     """
+    from modelvault.config import default_home
     from modelvault.operations.inspect_ import inspect_paths
+    from modelvault.vault import Vault
 
     def show(result: "InspectResult") -> Iterator[str]:
         return lines(result, metadata=metadata)
 
-    run("inspect", as_json, lambda _: inspect_paths(paths), show)
+    run("inspect", as_json, lambda _: inspect_paths(paths, Vault.keys_of(default_home())), show)
 
 
 def lines(result: "InspectResult", *, metadata: bool) -> Iterator[str]:
@@ -62,8 +64,6 @@ def _file_lines(item: "Inspected", *, metadata: bool) -> Iterator[str]:
             yield f"  {label:<14}{value}"
     if metadata:
         yield from metadata_lines(item.metadata)
-    for warning in item.warnings:
-        yield f"  warning: {warning}"
 
 
 def metadata_lines(metadata: "dict[str, Scalar | ArraySummary] | object") -> Iterator[str]:

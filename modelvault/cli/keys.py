@@ -1,6 +1,6 @@
 """``modelvault keys``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +57,7 @@ def list_keys(as_json: Json = False) -> None:
     """
     from modelvault.operations.keys import list_keys
 
-    _run("list", as_json, list_keys)
+    _run("list", as_json, list_keys, create=False)
 
 
 @app.command()
@@ -73,7 +73,7 @@ def show(
     """
     from modelvault.operations.keys import show_keys
 
-    _run("show", as_json, lambda vault: show_keys(vault, name))
+    _run("show", as_json, lambda vault: show_keys(vault, name), create=False)
 
 
 @app.command()
@@ -95,9 +95,13 @@ def trust(
 
     from modelvault.operations.keys import trust_key
 
-    if fingerprint is None and sys.stdin.isatty() and sys.stderr.isatty():
-        fingerprint = typer.prompt("fingerprint, as `keys show` printed it on the connected side", err=True)
-    _run("trust", as_json, lambda vault: trust_key(vault, file.expanduser(), fingerprint, name))
+    def ask() -> str | None:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        answer: str = typer.prompt("fingerprint, as `keys show` printed it on the connected side", err=True)
+        return answer
+
+    _run("trust", as_json, lambda vault: trust_key(vault, file.expanduser(), name, lambda: fingerprint or ask()))
 
 
 @app.command()
@@ -113,15 +117,25 @@ def revoke(
     """
     from modelvault.operations.keys import revoke_key
 
-    _run("revoke", as_json, lambda vault: revoke_key(vault, key))
+    _run("revoke", as_json, lambda vault: revoke_key(vault, key), create=False)
 
 
 def lines(result: "KeysResult") -> Iterator[str]:
-    """Show keys; the fingerprint on a line of its own, since it is long."""
+    """Show keys; the fingerprints on lines of their own, since they are long."""
+    if result.revoked is not None:
+        yield f"revoked {result.revoked.name} ({result.revoked.fingerprint[:19]}…): its signatures do not count here any more"
     if not result.keys:
-        yield f"no keys in {result.vault}; the first bundle makes one, or `modelvault keys new`"
+        yield f"no keys in {result.vault}: the first bundle makes one, `modelvault keys trust` accepts another's"
         return
     rows = [(key.name, key.role, str(key.file)) for key in result.keys]
     yield from table(("key", "role", "file"), rows)
     for key in result.keys:
-        yield f"  {key.name}  {key.fingerprint}"
+        yield ""
+        yield f"{key.name}:"
+        yield from fingerprint_lines(key.fingerprint, key.spelled)
+
+
+def fingerprint_lines(fingerprint: str, spelled: "Sequence[str]") -> Iterator[str]:
+    """Show a fingerprint twice: to be pasted, and to be read out."""
+    yield f"  {fingerprint}"
+    yield from (f"  {line}" for line in spelled)

@@ -58,7 +58,7 @@ def pull(
             allow_pickle=allow_pickle,
             dry_run=dry_run,
         )
-        with Vault.open(default_home()) as vault:
+        with Vault.prospective(default_home()) as vault:
             return pull(vault, request, progress)
 
     run("pull", as_json, work, lines)

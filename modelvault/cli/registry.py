@@ -40,7 +40,9 @@ def rebuild(as_json: Json = False) -> None:
 
 
 def lines(result: "RebuildResult") -> Iterator[str]:
-    """Show what came back."""
+    """Show what came back, and what did not."""
+    for damage in result.damage:
+        yield f"cannot be read: {damage.where}: {damage.problem}"
     yield (
         f"rebuilt the registry of {result.vault}: {counted(result.models, 'model')}, "
         f"{counted(result.installs, 'install')}, {counted(result.bundles, 'bundle')}, {counted(result.events, 'event')}"

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from modelvault.results import GcResult, RemoveResult
 
 
-def rm(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+def rm(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `list` prints.")], as_json: Json = False
+) -> None:
     """Take a model out of the vault's list.
 
     `gc` frees its bytes; installs in engines stay.
@@ -35,7 +37,10 @@ def rm(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = F
 
 def _removed(result: "RemoveResult") -> Iterator[str]:
     yield f"removed {result.model} from {result.vault}"
-    yield f"`modelvault gc` would now free {human_size(result.freeable)}"
+    for install in result.installs:
+        yield f"still installed: {install} (`modelvault uninstall` removes it)"
+    if result.freeable is not None:
+        yield f"`modelvault gc` would now free {human_size(result.freeable)}"
 
 
 def gc(

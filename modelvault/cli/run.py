@@ -49,6 +49,12 @@ def run(
         reason = (error.strerror or str(error)).lower()
         hint = _SYSTEM_HINTS.get(error.errno or 0)
         _fail(command, as_json, ModelvaultError(f"{where}{reason}", hint=hint, errno=error.errno))
+    except Exception as error:
+        if "MODELVAULT_TRACEBACK" in os.environ:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        hint = "this is a defect of modelvault: run it again with MODELVAULT_TRACEBACK=1 and report what it prints"
+        _fail(command, as_json, ModelvaultError(f"internal error: {what}", hint=hint))
     warnings = warnings_of(result)
     if as_json:
         _print_json(command, "ok", result, warnings, None)
@@ -118,4 +124,4 @@ def _print_json(command: str, status: str, result: object, warnings: list[str], 
         "warnings": warnings,
         "error": error,
     }
-    print(json.dumps(envelope, indent=2, ensure_ascii=False))
+    print(json.dumps(envelope, indent=2, ensure_ascii=True))

@@ -51,9 +51,10 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         ("source", model.source),
         ("commit", model.commit),
         ("license", model.license),
-        ("manifest", str(model.manifest)),
+        ("manifest", model.manifest.hex),
         ("published", result.published_at),
         ("last verified", result.last_check),
+        ("vault", str(result.vault)),
     )
     yield model.name
     for label, value in facts:

@@ -6,14 +6,13 @@ _WIDTH = 80
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
-    """Lay out rows under a header, two spaces between columns; the first column gives way when the line is too long.
+    """Lay out rows under a header, two spaces between columns; the widest columns give way when the line is too long.
 
     ``right`` names the columns, by number, that are set flush right.
     """
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    spare = sum(widths) + 2 * (len(widths) - 1) - _WIDTH
-    if spare > 0:
-        widths[0] = max(widths[0] - spare, 24)
+    while sum(widths) + 2 * (len(widths) - 1) > _WIDTH:
+        widths[widths.index(max(widths))] -= 1
     for row in [header, *rows]:
         cells = [_cell(text, widths[i], flush_right=i in right) for i, text in enumerate(row)]
         yield "  ".join(cells).rstrip()

@@ -10,7 +10,7 @@ from modelvault.errors import InvalidModelFile
 from modelvault.inspect.source import PICKLE_SUFFIXES, pickle_refused
 
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.gguf|\.safetensors)", re.DOTALL)
-_MAX_SHARDS = 99_999  # five digits
+
 _CONFIGS = ("config.json", "params.json", "adapter_config.json")
 _TOKENIZERS = (
     "tokenizer.json",

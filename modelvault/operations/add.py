@@ -4,10 +4,10 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault import fsio
 from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe, check_distinct
 from modelvault.errors import UsageProblem
 from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -15,8 +15,6 @@ from modelvault.results import AddResult
 from modelvault.sources.folder import FolderSource
 from modelvault.transfer import TransferOptions, Transfers, Wanted
 from modelvault.vault import Vault
-
-_MODELFILE_LIMIT = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +45,9 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
         Wanted(file.path, file.size, None, functools.partial(source.open_range, file), source.identity(file))
         for file in files
     ]
-    recipe = None
-    if request.modelfile is not None:
-        recipe = Recipe(modelfile=fsio.read_regular(request.modelfile, limit=_MODELFILE_LIMIT).decode("utf-8"))
-    with Transfers(vault.partial, wanted, TransferOptions(connections=vault.config.connections), progress) as transfers:
+    recipe = Recipe(modelfile=read_modelfile(request.modelfile)) if request.modelfile else None
+    options = TransferOptions(connections=vault.config.connections, lock_wait=vault.config.lock_wait)
+    with Transfers(vault.partial, wanted, options, progress) as transfers:
         fetched = transfers.run()
         report = inspect_model({item.path: item.data for item in fetched}, allow_pickle=request.allow_pickle)
         model = Model(

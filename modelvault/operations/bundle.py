@@ -50,22 +50,22 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         )
     with vault.holding():
         models = vault.select(request.names)
-        new_key = request.key is None and not request.dry_run and not vault.keys.own()
-        if new_key:
-            made = vault.keys.new(FIRST_KEY)
-            vault.record("key-new", {"key": made.fingerprint, "name": made.name})
-        signer = None if request.dry_run and not vault.keys.own() else vault.keys.signer(request.key)
+        first = request.key is None and not vault.keys.own()
+        signer = None if first else vault.keys.signer(request.key)
         fresh = _index(vault, request, models, _sequence(vault, request, signer))
         unfinished = _unfinished(vault, request, fresh)
         index = unfinished or fresh
-        if signer is None or request.dry_run:
+        if request.dry_run:
             return _plan(vault, request, index, signer, resumes=unfinished is not None)
+        if signer is None:
+            signer = vault.keys.new(FIRST_KEY)
+            vault.record("key-new", {"key": signer.fingerprint, "name": signer.name})
         options = WriteOptions(
             directory=request.to / index.directory_name, journals=_journals(vault), read_back=request.read_back
         )
         written = write_bundle(index, options, vault.store.blob_path, signer, progress)
         _record(vault, index, written, signer)
-    return _result(vault, index, written, signer, new_key=new_key)
+    return _result(vault, index, written, signer, new_key=first)
 
 
 def _record(vault: Vault, index: Index, written: Written, signer: Signer) -> None:
@@ -98,7 +98,8 @@ def _result(vault: Vault, index: Index, written: Written, signer: Signer, *, new
         read_back_seconds=written.read_back_seconds,
         resumed=written.resumed,
         key=signer.name,
-        fingerprint=signer.info.spelled,
+        fingerprint=signer.fingerprint,
+        spelled=signer.info.spelled,
         new_key=new_key,
     )
 

@@ -11,12 +11,16 @@ from modelvault.errors import UsageProblem
 SUFFIX = ".mvbundle"
 INDEX = "bundle.json"
 _MOUNT_POINTS = ("/media", "/run/media", "/mnt", "/Volumes")
+_NOT_MOUNTED = {"swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _DEPTH = 3  # /run/media/<user>/<drive>/<bundle>
 
 
 def is_bundle(path: Path) -> bool:
     """Whether a directory is a bundle: by its name or by its index."""
-    return path.is_dir() and (path.name.endswith(SUFFIX) or (path / INDEX).exists())
+    try:
+        return path.is_dir() and (path.name.endswith(SUFFIX) or (path / INDEX).exists())
+    except OSError:
+        return False  # not ours to read, as lost+found: named by path it gives its own error
 
 
 def bundles_in(path: Path) -> list[Path]:
@@ -51,7 +55,7 @@ def _only(found: list[Path]) -> Path:
     if len(found) > 1:
         raise UsageProblem(
             "several bundles were found",
-            hint="name the one to import: " + ", ".join(map(str, found)),
+            hint="name the one that is meant: " + ", ".join(map(str, found)),
             bundles=[str(path) for path in found],
         )
     return found[0]
@@ -73,7 +77,8 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
 
 def _mount_hint() -> str:
     """Name the partitions that are not mounted, with the command that mounts them."""
-    commands = [f"udisksctl mount -b {device}" for device in _unmounted()]
+    mount = "udisksctl mount -b {}" if shutil.which("udisksctl") else "mount -o ro {} /mnt"
+    commands = [mount.format(device) for device in _unmounted()]
     advice = "name the path: modelvault import PATH"
     return f"mount the drive first ({' or '.join(commands)}), or {advice}" if commands else advice
 
@@ -96,6 +101,6 @@ def _unmounted() -> list[str]:
     while devices:
         device = devices.pop()
         devices += device.get("children", [])
-        if device.get("type") in {"part", "disk"} and device.get("fstype") and not device.get("mountpoint"):
+        if device.get("fstype") and device["fstype"] not in _NOT_MOUNTED and not device.get("mountpoint"):
             found.append(device["name"])
     return sorted(found)

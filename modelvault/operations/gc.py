@@ -1,5 +1,6 @@
 """``gc``: free the blobs that no model needs, and transfers that nobody goes on with."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
 
     Raises ``VaultLocked`` while another process publishes or bundles, ``InvalidModelFile`` for an index that lists what is no model.
     """
-    with vault.removing():
+    with vault.removing(), contextlib.ExitStack() as locks:
         if foreign := vault.store.foreign():
             raise InvalidModelFile(
                 str(vault.root / "index.json"),
@@ -22,22 +23,34 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
                 f"{foreign} of its entries name no model of modelvault's: which blobs they need is not known",
                 hint="if another program wrote there, remove its entries first; if the file was damaged, put a copy back",
             )
-        _forget_unlisted(vault)
+        _refuse_unreadable(vault)
         unneeded = vault.store.unneeded()
-        idle = (
-            [path for path in sorted(vault.partial.iterdir()) if path.is_dir() and not _in_use(path)] if partial else []
-        )
+        leftovers = tuple(vault.store.leftovers())
+        idle = [path for path in _transfers(vault) if _take(path, locks)] if partial else []
+        size = sum(unneeded.values()) + sum(path.stat().st_size for path in leftovers)
         partial_size = sum(_disk_usage(path) for path in idle)
         if not dry_run:
+            _forget_unlisted(vault)
             for digest in unneeded:
                 vault.store.delete_blob(digest)
+            for path in leftovers:
+                path.unlink()
             for path in idle:
                 shutil.rmtree(path)
-            if unneeded or idle:
-                size = sum(unneeded.values())
+            if unneeded or leftovers or idle:
                 vault.record("collected", {"blobs": len(unneeded), "size": size, "partial": len(idle)})
     names = tuple(path.name for path in idle)
-    return GcResult(vault.root, dry_run, len(unneeded), sum(unneeded.values()), names, partial_size)
+    return GcResult(vault.root, dry_run, len(unneeded) + len(leftovers), size, names, partial_size)
+
+
+def _refuse_unreadable(vault: Vault) -> None:
+    """Where a model's own documents are damaged, nobody knows which blobs it needs: none may go."""
+    _, damaged = vault.store.survey()
+    for entry, error in damaged.items():
+        error.hint = (
+            f"pull or import {entry.name} again, or take it out with `modelvault rm {entry.name}`, then collect"
+        )
+        raise error
 
 
 def _forget_unlisted(vault: Vault) -> None:
@@ -48,15 +61,22 @@ def _forget_unlisted(vault: Vault) -> None:
             vault.registry.forget_model(row.name)
 
 
-def _in_use(path: Path) -> bool:
-    lock = path / "lock"
-    if not lock.exists():
-        return False
+def _transfers(vault: Vault) -> list[Path]:
+    """List what is under way: transfers and imports, each a directory with a lock, and the journals of bundles."""
+    journals = vault.partial / "bundles"
+    paths = [path for path in vault.partial.iterdir() if path != journals]
+    # A bundle under way would hold the vault, which is ours alone now.
+    paths += journals.iterdir() if journals.is_dir() else []
+    return sorted(path for path in paths if path.is_dir())
+
+
+def _take(path: Path, locks: contextlib.ExitStack) -> bool:
+    """Lock a transfer until we are done with it; ``False`` if another process has it."""
     try:
-        with fsio.FileLock(lock):
-            return False
+        locks.enter_context(fsio.FileLock(path / "lock"))
     except VaultLocked:
-        return True
+        return False
+    return True
 
 
 def _disk_usage(path: Path) -> int:

@@ -9,14 +9,25 @@ from pathlib import Path
 from modelvault import fsio
 from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import ModelEntry
-from modelvault.bundle.reader import OpenBundle, open_bundle
+from modelvault.bundle.reader import OpenBundle
 from modelvault.bundle.receive import receive
-from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, TrustRefused, UsageProblem
+from modelvault.engines import Target
+from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, UsageProblem
 from modelvault.inspect import inspect_model
 from modelvault.operations.finding import find_bundles
-from modelvault.operations.install import Placement, Step, do_step, found_engines, plan_step, targets_for
+from modelvault.operations.install import (
+    Placement,
+    Step,
+    do_step,
+    found_engines,
+    plan_step,
+    refusals,
+    takers,
+    targets_for,
+)
 from modelvault.operations.publishing import is_published
 from modelvault.operations.summaries import bundle_summary
+from modelvault.operations.trust import check_news, open_trusted
 from modelvault.progress import Progress
 from modelvault.results import EngineStep, ImportModel, ImportResult, ImportsResult
 from modelvault.vault import Vault
@@ -36,119 +47,116 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How one model fared; ``error`` says why it did not get all the way."""
+    """How one model fared. ``error`` says why it did not get all the way; ``received``: at least it is in the vault."""
 
     model: ImportModel
     steps: tuple[EngineStep, ...] = ()
     error: ModelvaultError | None = None
+    received: bool = True
     warnings: tuple[str, ...] = ()
 
 
 def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> ImportsResult:
     """Import bundles one after the other. Nothing is ever written to the medium.
 
-    Raises ``TrustRefused`` before anything is read of a bundle that nobody trusted signed, ``NoSpace``, ``VaultLocked`` or
-    ``UsageProblem``. Where models fail, the others go on: ``PartlyDone`` if any got through, else the first model's own error.
+    Every bundle is opened and judged before anything is taken from the first. Raises ``TrustRefused`` for one that nobody trusted
+    signed or that is older than what was imported, ``NoSpace``, ``VaultLocked`` or ``UsageProblem``. Where models fail, the others go
+    on: ``PartlyDone`` if any got through, else the first model's own error.
     """
-    results = []
-    outcomes: list[_Outcome] = []
+    opened = []
     for path in find_bundles(request.paths):
-        bundle, warnings = _open(vault, path, request)
-        done = _import(vault, bundle, request, progress)
-        outcomes += done.outcomes
-        results.append(replace(done.result, warnings=(*warnings, *done.result.warnings)))
+        bundle, warnings = open_trusted(path, vault.keys, allow_unsigned=request.allow_unsigned)
+        check_news(vault, bundle, allow_older=request.allow_older)
+        entries = tuple(bundle.index.model(name) for name in request.only) or bundle.index.models
+        _check_name(vault, entries, request.placement)
+        opened.append((_Job(bundle, entries, _lenient(entries, request.placement), request, progress), warnings))
+    if not request.dry_run:
+        vault.create()
+        if request.allow_older and vault.history_lost:
+            vault.accept_lost_history()
+    results: list[ImportResult] = []
+    outcomes: list[_Outcome] = []
+    for job, warnings in opened:
+        begun = time.monotonic()
+        fared = _plan(vault, job) if request.dry_run else _import(vault, job)
+        outcomes += fared
+        results.append(_result(vault, job, fared, warnings, seconds=time.monotonic() - begun))
     result = ImportsResult(tuple(results))
     _raise_failures(result, outcomes)
     return result
 
 
 def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    failed = {outcome.model.name: outcome.error for outcome in outcomes if outcome.error is not None}
     if not failed:
         return
-    first = failed[0].error
-    assert first is not None
-    if len(failed) == len(outcomes) == 1:
-        first.result = result
-        raise first
-    names = ", ".join(outcome.model.name for outcome in failed)
-    if len(failed) == len(outcomes) and all(type(outcome.error) is type(first) for outcome in failed):
+    first = next(iter(failed.values()))
+    if len(failed) == len(outcomes) and all(type(error) is type(first) for error in failed.values()):
         first.result = result
         raise first
     raise PartlyDone(
-        f"{len(failed)} of {len(outcomes)} models did not get all the way: {names}",
+        f"{len(failed)} of {len(outcomes)} models did not get all the way: {', '.join(failed)}",
         hint=first.hint or "run the same command again once the cause is mended: it goes on where it stopped",
         result=result,
-        failed={outcome.model.name: outcome.error.message for outcome in failed if outcome.error},
+        failed={name: error.message for name, error in failed.items()},
     )
-
-
-def _open(vault: Vault, path: Path, request: ImportRequest) -> tuple[OpenBundle, tuple[str, ...]]:
-    """Read and judge the index: who signed, and is it news."""
-    try:
-        bundle = open_bundle(path, vault.keys.verify)
-    except TrustRefused:
-        if not request.allow_unsigned:
-            raise
-        bundle = open_bundle(path, None)
-    index = bundle.index
-    if bundle.signer is None:
-        return bundle, (f"{path} is not signed by anyone trusted here: there is no proof of where it comes from",)
-    if vault.history_lost and not request.allow_older:
-        raise TrustRefused(
-            "the vault's event log is gone, and with it the record of what was imported",
-            hint="compare the bundle's sequence yourself, then import once with --allow-older",
-        )
-    newest = vault.newest_imported(bundle.signer.fingerprint, index.label)
-    if index.sequence < newest and not request.allow_older:
-        raise TrustRefused(
-            f"{path} has sequence {index.sequence}, but {newest} of label {index.label} was imported already",
-            hint="import the newest bundle, or this one with --allow-older",
-            sequence=index.sequence,
-            newest=newest,
-        )
-    return bundle, ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Imported:
-    result: ImportResult
-    outcomes: tuple[_Outcome, ...]
+class _Job:
+    """One bundle that was judged, and what is wanted of it. ``lenient``: a model that no named engine takes is only received."""
+
+    bundle: OpenBundle
+    entries: tuple[ModelEntry, ...]
+    lenient: bool
+    request: ImportRequest
+    progress: Progress
+
+    def missing(self, vault: Vault) -> dict[Digest, int]:
+        """The blobs that the vault does not have, with their sizes."""
+        blobs = (blob for entry in self.entries for blob in entry.blobs)
+        return {blob.digest: blob.size for blob in blobs if not vault.store.has(blob.digest, blob.size)}
 
 
-def _import(vault: Vault, bundle: OpenBundle, request: ImportRequest, progress: Progress) -> _Imported:
-    begun = time.monotonic()
-    index = bundle.index
-    entries = tuple(index.model(name) for name in request.only) or index.models
-    missing = {
-        blob.digest: blob.size
-        for entry in entries
-        for blob in entry.blobs
-        if not vault.store.has(blob.digest, blob.size)
-    }
+def _lenient(entries: Sequence[ModelEntry], placement: Placement) -> bool:
+    """Engines named for a whole bundle need not take every model of it, but an engine that takes none was named by mistake."""
+    return any(takers(entry.stored.model, placement.targets) for entry in entries)
+
+
+def _targets(entry: ModelEntry, job: _Job) -> tuple[Target, ...]:
+    model, placement = entry.stored.model, job.request.placement
+    if job.lenient and not takers(model, placement.targets):
+        return ()
+    return targets_for(model, placement)
+
+
+def _import(vault: Vault, job: _Job) -> tuple[_Outcome, ...]:
+    """Receive, publish and install; remember the bundle once all of it is in the vault, whatever engines say of it."""
+    bundle = job.bundle
     staging = vault.partial / f"import-{bundle.digest.hex}"
-    _check_name(vault, entries, request.placement)
-    if request.dry_run:
-        outcomes = tuple(_planned(vault, entry, missing, request.placement) for entry in entries)
-    else:
-        staging.mkdir(exist_ok=True)
-        with fsio.FileLock(staging / "lock", wait=vault.config.lock_wait, what=f"the import of {bundle.places[0]}"):
-            outcomes = _receive(vault, bundle, entries, missing, _Work(staging, request, progress))
-            complete = all(outcome.error is None for outcome in outcomes)
-            if complete and not request.only:
+    what = f"the import of {bundle.places[0]}"
+    with fsio.locked_directory(staging, wait=vault.config.lock_wait, what=what):
+        outcomes = _receive(vault, job, staging)
+        if all(outcome.received for outcome in outcomes):
+            if not job.request.only:
                 _record(vault, bundle)
-            if complete:
-                shutil.rmtree(staging)
-    result = ImportResult(
+            shutil.rmtree(staging)
+    return outcomes
+
+
+def _result(
+    vault: Vault, job: _Job, outcomes: Sequence[_Outcome], warnings: Sequence[str], *, seconds: float
+) -> ImportResult:
+    said = [warning for outcome in outcomes for warning in outcome.warnings]
+    return ImportResult(
         vault=vault.root,
-        bundle=bundle_summary(bundle),
-        dry_run=request.dry_run,
+        bundle=bundle_summary(job.bundle),
+        dry_run=job.request.dry_run,
         models=tuple(outcome.model for outcome in outcomes),
         installs=tuple(step for outcome in outcomes for step in outcome.steps),
-        seconds=time.monotonic() - begun,
-        warnings=tuple(dict.fromkeys(warning for outcome in outcomes for warning in outcome.warnings)),
+        seconds=seconds,
+        warnings=tuple(dict.fromkeys((*warnings, *said))),
     )
-    return _Imported(result, outcomes)
 
 
 def _record(vault: Vault, bundle: OpenBundle) -> None:
@@ -164,15 +172,6 @@ def _record(vault: Vault, bundle: OpenBundle) -> None:
             "models": [str(entry.name) for entry in bundle.index.models],
         },
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What every step of one import needs."""
-
-    staging: Path
-    request: ImportRequest
-    progress: Progress
 
 
 def _check_name(vault: Vault, entries: Sequence[ModelEntry], placement: Placement) -> None:
@@ -198,50 +197,56 @@ def _check_name(vault: Vault, entries: Sequence[ModelEntry], placement: Placemen
                 )
 
 
-def _new_bytes(entry: ModelEntry, missing: Mapping[Digest, int]) -> int:
-    return sum(blob.size for blob in entry.blobs if blob.digest in missing)
+def _summary(entry: ModelEntry, missing: Mapping[Digest, int], outcome: str) -> ImportModel:
+    new_bytes = sum(blob.size for blob in entry.blobs if blob.digest in missing)
+    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, outcome)
 
 
-def _planned(vault: Vault, entry: ModelEntry, missing: Mapping[Digest, int], placement: Placement) -> _Outcome:
-    """Say what would become of a model."""
-    model = entry.stored.model
-    summary = ImportModel(model.name.text, model.size, _new_bytes(entry, missing), "would be received")
-    try:
-        targets = targets_for(model, placement)
-        steps = tuple(plan_step(vault, Step(entry.stored, target, placement)) for target in targets)
-    except ModelvaultError as error:
-        return _Outcome(replace(summary, outcome="would be refused", reason=error.message), error=error)
-    outcome = "would be installed" if steps else summary.outcome
-    warnings = tuple(warning for step in steps for warning in step.warnings)
-    return _Outcome(replace(summary, outcome=outcome), steps, warnings=warnings)
+def _plan(vault: Vault, job: _Job) -> tuple[_Outcome, ...]:
+    """Say what would become of each model."""
+    missing = job.missing(vault)
+    outcomes = []
+    for entry in job.entries:
+        summary = _summary(entry, missing, "would be received")
+        try:
+            targets = _targets(entry, job)
+            steps = tuple(plan_step(vault, Step(entry.stored, target, job.request.placement)) for target in targets)
+        except ModelvaultError as error:
+            refused = replace(summary, outcome="would be refused", reason=error.message)
+            outcomes.append(_Outcome(refused, error=error))
+            continue
+        planned = replace(summary, outcome="would be installed") if steps else summary
+        outcomes.append(_Outcome(planned, steps, warnings=_warnings(entry, job, steps)))
+    return tuple(outcomes)
 
 
-def _receive(
-    vault: Vault, bundle: OpenBundle, entries: Sequence[ModelEntry], missing: Mapping[Digest, int], work: _Work
-) -> tuple[_Outcome, ...]:
+def _receive(vault: Vault, job: _Job, staging: Path) -> tuple[_Outcome, ...]:
     """Take the blobs off the medium, then publish and install model by model."""
+    missing = job.missing(vault)
     staged: Mapping[Digest, Path] = {}
     failed: Mapping[Digest, str] = {}
     if missing:
-        received = receive(bundle, missing.keys(), work.staging, work.progress)
+        received = receive(job.bundle, missing.keys(), staging, job.progress)
         staged, failed = received.blobs, received.failed
+        # Hours may have passed, and another import may have brought something newer.
+        check_news(vault, job.bundle, allow_older=job.request.allow_older)
     outcomes = []
-    for entry in entries:
-        model = entry.stored.model
-        summary = ImportModel(model.name.text, model.size, _new_bytes(entry, missing), "received")
+    for entry in job.entries:
+        summary = _summary(entry, missing, "received")
         reasons = list(dict.fromkeys(failed[blob.digest] for blob in entry.blobs if blob.digest in failed))
         try:
             if reasons:
                 raise DigestMismatch(
-                    f"{model.name} is not whole on the medium: {'; '.join(reasons[:3])}",
+                    f"{entry.name} is not whole on the medium: {'; '.join(reasons[:3])}",
                     hint="write the bundle again, or bring the missing volume, and import again: what arrived is kept",
-                    model=model.name.text,
+                    model=entry.name.text,
                 )
             _publish(vault, entry, staged)
         except ModelvaultError as error:
-            outcomes.append(_Outcome(replace(summary, outcome="refused", reason=error.message), error=error))
+            refused = replace(summary, outcome="refused", reason=error.message)
+            outcomes.append(_Outcome(refused, error=error, received=False))
             continue
-        outcomes.append(_install(vault, entry, summary, work, staged.keys()))
+        outcomes.append(_install(vault, entry, summary, job, staged.keys()))
     return tuple(outcomes)
 
 
@@ -250,10 +255,17 @@ def _publish(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path]) -> 
     model = entry.stored.model
     with vault.publishing():
         store = vault.store
-        where = {
-            blob.digest: store.blob_path(blob.digest) if store.has(blob.digest, blob.size) else staged[blob.digest]
-            for blob in entry.blobs
-        }
+        where: dict[Digest, Path] = {}
+        for blob in entry.blobs:
+            if store.has(blob.digest, blob.size):
+                where[blob.digest] = store.blob_path(blob.digest)
+            elif blob.digest in staged:
+                where[blob.digest] = staged[blob.digest]
+            else:
+                raise ModelvaultError(
+                    f"{entry.name}: another process freed {blob.digest.short} while the bundle was read",
+                    hint="run the same command again: only that is read once more",
+                )
         # Whether pickle is acceptable was decided, and signed for, on the connected side.
         report = inspect_model({file.path: where[file.digest] for file in model.files}, allow_pickle=True)
         for blob in entry.blobs:
@@ -263,28 +275,27 @@ def _publish(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path]) -> 
             vault.publish(model, report.reports)
 
 
-def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, work: _Work, fresh: Collection[Digest]) -> _Outcome:
+def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: _Job, fresh: Collection[Digest]) -> _Outcome:
     """Install a received model into its engines; if an engine refuses, the model stays received."""
-    model = entry.stored.model
     steps: list[EngineStep] = []
-    placement = work.request.placement
     try:
-        targets = targets_for(model, placement)
         with vault.holding():
-            for target in targets:
-                step = Step(entry.stored, target, placement, fresh)
-                steps.append(do_step(vault, step, work.progress))
+            for target in _targets(entry, job):
+                step = Step(entry.stored, target, job.request.placement, fresh)
+                steps.append(do_step(vault, step, job.progress))
     except ModelvaultError as error:
-        return _Outcome(replace(summary, reason=error.message), tuple(steps), error)
-    warnings = tuple(warning for step in steps for warning in step.warnings)
-    if not targets:
-        return _Outcome(summary, warnings=(_not_installed(entry),))
-    return _Outcome(replace(summary, outcome="installed"), tuple(steps), warnings=warnings)
+        failed = replace(summary, reason=error.message)
+        return _Outcome(failed, tuple(steps), error, warnings=_warnings(entry, job, steps) if steps else ())
+    done = replace(summary, outcome="installed") if steps else summary
+    return _Outcome(done, tuple(steps), warnings=_warnings(entry, job, steps))
 
 
-def _not_installed(entry: ModelEntry) -> str:
-    """Explain why a model went into no engine, and how it gets into one."""
+def _warnings(entry: ModelEntry, job: _Job, steps: Sequence[EngineStep]) -> tuple[str, ...]:
+    """What the steps warn of; or, where there are none, why the model goes into no engine and how it gets into one."""
+    if steps:
+        return tuple(warning for step in steps for warning in step.warnings)
     model = entry.stored.model
-    reasons = [f"{target.engine}: {adapter.accepts(model)}" for target, adapter in found_engines()]
+    candidates = job.request.placement.targets or tuple(target for target, _ in found_engines())
+    reasons = refusals(model, candidates)
     why = "; ".join(reasons) if reasons else "no engine was found on this machine"
-    return f"{model.name} was received but not installed ({why}); `modelvault install {model.name} --engine ENGINE=DIR` does it"
+    return (f"{model.name} goes into no engine ({why}); `modelvault install {model.name} --engine ENGINE=DIR` does it",)

@@ -1,7 +1,9 @@
 """``inspect``: what a file, a folder or a bundle says about itself. Needs no vault."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelvault.errors import UsageProblem
 from modelvault.inspect import check_listing, inspect_file, inspect_model
@@ -10,20 +12,28 @@ from modelvault.operations.summaries import bundle_summary
 from modelvault.results import BundleSummary, Inspected, InspectResult
 from modelvault.sources.folder import FolderSource
 
-
-def inspect_paths(paths: Sequence[Path]) -> InspectResult:
-    """Look at each path. Raises ``UsageProblem``, ``InvalidModelFile`` or, for a bundle, ``TrustRefused``."""
-    return InspectResult(tuple(_inspect(path.expanduser()) for path in paths))
+if TYPE_CHECKING:
+    from modelvault.keys import KeyRing
 
 
-def _inspect(path: Path) -> Inspected | BundleSummary:
+def inspect_paths(paths: Sequence[Path], keys: "KeyRing | None" = None) -> InspectResult:
+    """Look at each path; ``keys`` tell whose signature a bundle carries, if there is a vault to ask.
+
+    Raises ``UsageProblem``, ``InvalidModelFile`` or, for a bundle that breaks its format, ``TrustRefused``.
+    """
+    items = tuple(_inspect(path.expanduser(), keys) for path in paths)
+    return InspectResult(items, tuple(warning for item in items for warning in item.warnings))
+
+
+def _inspect(path: Path, keys: "KeyRing | None") -> Inspected | BundleSummary:
     if not path.exists():
         raise UsageProblem(f"{path} does not exist", hint="`modelvault show MODEL` is for what lies in the vault")
     if is_bundle(path):
         # Imported here: only bundles need cryptography and zstandard.
-        from modelvault.bundle.reader import open_bundle  # noqa: PLC0415
+        from modelvault.operations.trust import open_trusted  # noqa: PLC0415
 
-        return bundle_summary(open_bundle(path, None))
+        bundle, warnings = open_trusted(path, keys, allow_unsigned=True)
+        return replace(bundle_summary(bundle), warnings=warnings)
     return _folder(path) if path.is_dir() else _file(path)
 
 
@@ -53,7 +63,7 @@ def _folder(path: Path) -> Inspected:
     }
     return Inspected(
         path=path,
-        kind=f"folder of {len(files)} files",
+        kind="folder",
         format=report.traits.format,
         architecture=report.traits.architecture,
         quantization=report.traits.quantization,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from modelvault import fsio
 from modelvault.artifact import Digest, Model, ModelName, StoredModel
 from modelvault.engines import (
     Engine,
@@ -19,11 +18,10 @@ from modelvault.engines import (
     parse_target,
 )
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.operations.modelfile import read_modelfile
 from modelvault.progress import Progress
 from modelvault.results import EngineStep, InstallResult
 from modelvault.vault import Vault
-
-_MODELFILE_LIMIT = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +47,12 @@ class Placement:
         """Read what was typed. Raises ``UsageProblem`` for engines, links, users or files that there are not."""
         if link not in set(LinkMode):
             raise UsageProblem(f"--link {link}: no such way", hint=f"one of: {', '.join(LinkMode)}")
-        text = None
-        if modelfile is not None:
-            try:
-                text = fsio.read_regular(modelfile.expanduser(), limit=_MODELFILE_LIMIT).decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UsageProblem(f"{modelfile} is not UTF-8 text") from error
         return cls(
             targets=tuple(dict.fromkeys(parse_target(target) for target in targets)),
             name=name,
             link=LinkMode(link),
             owner=None if owner is None else Owner.parse(owner),
-            modelfile=text,
+            modelfile=read_modelfile(modelfile) if modelfile else None,
         )
 
 
@@ -70,20 +62,29 @@ def found_engines() -> tuple[tuple[Target, Engine], ...]:
     return tuple((target, adapter) for target, adapter in found if target is not None)
 
 
+def takers(model: Model, targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Choose the targets whose engines can serve a model."""
+    adapters = engines()
+    return tuple(target for target in targets if adapters[target.engine].accepts(model) is None)
+
+
+def refusals(model: Model, targets: Sequence[Target]) -> list[str]:
+    """Say for each target why its engine cannot serve a model."""
+    adapters = engines()
+    return [f"{target.engine}: {reason}" for target in targets if (reason := adapters[target.engine].accepts(model))]
+
+
 def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
     """Decide which engines take a model: of those named, else of those found, the ones that can serve it.
 
     Raises ``EngineRefused`` with the reasons if engines were named and none of them can.
     """
-    adapters = engines()
     if not placement.targets:
-        return tuple(target for target, adapter in found_engines() if adapter.accepts(model) is None)
-    reasons = {target: adapters[target.engine].accepts(model) for target in placement.targets}
-    fitting = tuple(target for target, reason in reasons.items() if reason is None)
+        return takers(model, [target for target, _ in found_engines()])
+    fitting = takers(model, placement.targets)
     if not fitting:
-        why = "; ".join(f"{target.engine}: {reason}" for target, reason in reasons.items())
         raise EngineRefused(
-            f"no engine that was named can serve {model.name}: {why}",
+            f"no engine that was named can serve {model.name}: {'; '.join(refusals(model, placement.targets))}",
             hint="name another engine, or folder=DIR for a plain directory",
             model=str(model.name),
         )
@@ -157,7 +158,7 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
     )
     # An earlier install under the same name is ours to replace.
     place = (step.target.engine, str(step.target.directory), adapter.installed_name(request))
-    for row in vault.registry.installs():
+    for row in vault.installs():
         if (row.engine, row.directory, row.installed_name) == place:
             return replace(request, previous=InstallRecord.from_json(row.record))
     return request

@@ -1,5 +1,6 @@
 """``keys``: the signing keys of this vault, and the ones whose signatures it accepts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modelvault.errors import TrustRefused
@@ -25,15 +26,20 @@ def show_keys(vault: Vault, name: str | None) -> KeysResult:
     return _result(vault, *([vault.keys.find(name)] if name else vault.keys.own()))
 
 
-def trust_key(vault: Vault, file: Path, fingerprint: str | None, name: str | None) -> KeysResult:
-    """Trust the key in ``file`` if it has the fingerprint that was carried separately. Raises ``TrustRefused``."""
-    if not fingerprint:
+def trust_key(vault: Vault, file: Path, name: str | None, fingerprint: Callable[[], str | None]) -> KeysResult:
+    """Trust the key in ``file`` if it has the fingerprint that was carried separately, which is asked for last.
+
+    Raises ``UsageProblem`` for a file that is no key, ``TrustRefused`` without the right fingerprint.
+    """
+    data = read_key_file(file)
+    given = fingerprint()
+    if not given:
         raise TrustRefused(
             f"{file}: a key is trusted only with its fingerprint, which does not travel with it",
             hint="run `modelvault keys show` on the connected side, and give what it prints with --fingerprint",
         )
     known = {info.fingerprint for info in vault.keys.list()}
-    info = vault.keys.trust(name or file.stem, read_key_file(file), fingerprint)
+    info = vault.keys.trust(name or file.stem, data, given)
     if info.fingerprint not in known:
         vault.record("trust", {"key": info.fingerprint, "name": info.name})
     return _result(vault, info)
@@ -43,12 +49,12 @@ def revoke_key(vault: Vault, reference: str) -> KeysResult:
     """Stop trusting a key. Raises ``UsageProblem`` for an unknown one or an own one."""
     info = vault.keys.revoke(reference)
     vault.record("revoke", {"key": info.fingerprint, "name": info.name})
-    return _result(vault, *vault.keys.list())
+    return _result(vault, *vault.keys.list(), revoked=_line(info))
 
 
-def _result(vault: Vault, *infos: KeyInfo) -> KeysResult:
-    return KeysResult(vault.root, tuple(_line(info) for info in infos))
+def _result(vault: Vault, *infos: KeyInfo, revoked: KeyLine | None = None) -> KeysResult:
+    return KeysResult(vault.root, tuple(_line(info) for info in infos), revoked)
 
 
 def _line(info: KeyInfo) -> KeyLine:
-    return KeyLine(info.name, "signs" if info.own else "trusted", info.spelled, info.path)
+    return KeyLine(info.name, "signs" if info.own else "trusted", info.fingerprint, info.spelled, info.path)

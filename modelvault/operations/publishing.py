@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from modelvault import modelpack
 from modelvault.artifact import FileReport, Model, StoredModel
+from modelvault.errors import ModelvaultError
 from modelvault.transfer import Fetched, Transfers
 from modelvault.vault import Vault
 
@@ -29,9 +30,9 @@ def publish_fetched(
 def is_published(vault: Vault, model: Model) -> bool:
     """Whether the layout and the registry list exactly this model, recipe included, under this name."""
     wanted = modelpack.store_form(model)
-    listed = any(
-        (entry.name, entry.manifest, entry.recipe) == (model.name, wanted.manifest, model.recipe)
-        for entry in vault.store.entries()
-    )
+    try:
+        stored = vault.store.find(model.name)
+    except ModelvaultError:
+        return False  # its documents are damaged: published again, they are mended
     row = vault.registry.model(model.name)
-    return listed and row is not None and row.manifest == wanted.manifest
+    return stored == wanted and row is not None and row.manifest == wanted.manifest

@@ -19,7 +19,7 @@ from modelvault.artifact import (
     check_distinct,
 )
 from modelvault.catalog import find_entry, load_catalog, suggest
-from modelvault.errors import UsageProblem
+from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
@@ -86,6 +86,7 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
         plan = _plan(vault, job)
         if request.dry_run:
             return plan
+        vault.create()
         transfer = TransferOptions(
             connections=config.connections, limit_rate=config.limit_rate, lock_wait=config.lock_wait
         )
@@ -95,7 +96,7 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
 def _resolve(request: PullRequest) -> _Target:
     """Find out which repository a name means: a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
     name = request.name
-    quant = request.wish.quant or name.quant
+    quant = (request.wish.quant or name.quant or "").upper() or None
     catalog = load_catalog()
     entry = find_entry(name, catalog) or find_entry(ModelName(name.hub_id), catalog)
     if entry is not None:
@@ -112,8 +113,8 @@ def _resolve(request: PullRequest) -> _Target:
         )
     if name.organization is None:
         near = suggest(name, catalog)
-        hint = f"did you mean {', '.join(near)}?" if near else "`modelvault catalog` lists the short names"
-        raise UsageProblem(f"{name} is not in the catalog", hint=f"{hint} a Hub repository is written org/name")
+        hint = f"did you mean {' or '.join(near)}" if near else "`modelvault catalog` lists the short names"
+        raise UsageProblem(f"{name} is not in the catalog", hint=f"{hint}; a Hub repository is written org/name")
     listed = ModelName(f"{name.hub_id}:{quant}") if quant else name
     return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
 
@@ -123,8 +124,10 @@ def _held_already(vault: Vault, target: _Target, files: Sequence[SourceFile]) ->
     known: dict[Digest, Digest] = {}
     for entry in vault.store.entries():
         if entry.name == target.name:
-            last = vault.store.load(entry.name, entry.manifest).model
-            known = {file.upstream: file.digest for file in last.files if file.upstream is not None}
+            # One whose documents are damaged tells nothing: then its small files come again, and with them the model is mended.
+            with contextlib.suppress(ModelvaultError):
+                last = vault.store.load(entry.name, entry.manifest).model
+                known = {file.upstream: file.digest for file in last.files if file.upstream is not None}
     held = {}
     for file in files:
         if file.digest is None:
@@ -208,12 +211,24 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
     )
 
 
+def _check_held(vault: Vault, job: _Job) -> None:
+    """Hours may have passed since the plan: what was in the vault then must be there now."""
+    sizes = {file.path: file.size for file in job.selection.files}
+    for path, digest in job.held.items():
+        if not vault.store.has(digest, sizes[path]):
+            raise ModelvaultError(
+                f"{path}: another process freed it from the vault meanwhile",
+                hint="run the same command again: only that file is fetched once more",
+            )
+
+
 def _run(vault: Vault, job: _Job, plan: PullPlan, options: _Options, progress: Progress) -> PullResult:
     begun = time.monotonic()
     with Transfers(vault.partial, job.wanted, options.transfer, progress) as transfers:
         job = _without_what_came(vault, job, transfers)
         plan = _plan(vault, job)
         fetched = transfers.run()
+        _check_held(vault, job)
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.held.items()}
         report = inspect_model(paths, allow_pickle=options.allow_pickle)

@@ -11,9 +11,17 @@ def remove(vault: Vault, name: ModelName) -> RemoveResult:
     Raises ``UsageProblem`` if there is no such model, ``VaultLocked`` while a bundle is being written.
     """
     with vault.removing():
-        stored = vault.model(name)
+        # The list alone, not the model's documents: a model that is damaged can be removed, too.
+        entry = vault.entry(name)
         registry = vault.registry
-        vault.store.remove(stored.model.name)
-        registry.forget_model(stored.model.name)
-        vault.record("model-removed", {"model": stored.model.name.text, "manifest": str(stored.manifest)})
-        return RemoveResult(vault.root, stored.model.name.text, sum(vault.store.unneeded().values()))
+        installs = tuple(f"{row.installed_name} in {row.engine}" for row in registry.installs(entry.name))
+        vault.store.remove(entry.name)
+        registry.forget_model(entry.name)
+        vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})
+        _, damaged = vault.store.survey()
+        return RemoveResult(
+            vault=vault.root,
+            model=entry.name.text,
+            freeable=None if damaged else sum(vault.store.unneeded().values()),
+            installs=installs,
+        )

@@ -20,9 +20,14 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
             f"{model} is not installed in {target.engine} at {target.directory}",
             hint="`modelvault show MODEL` lists the installs of a model; name the directory: --engine ENGINE=DIR",
         )
+    names = sorted({row.installed_name for row in rows})
+    if len(names) > 1:
+        raise UsageProblem(
+            f"{model} is installed there under several names", hint=f"name the one to remove: {', '.join(names)}"
+        )
     removed = []
     for row in rows:
         removed += engines()[row.engine].uninstall(InstallRecord.from_json(row.record))
         place = {"engine": row.engine, "directory": row.directory, "installed_name": row.installed_name}
         vault.record("uninstall", place)
-    return UninstallResult(vault.root, rows[0].model, target.engine, str(target.directory), tuple(removed))
+    return UninstallResult(vault.root, names[0], target.engine, str(target.directory), tuple(removed))

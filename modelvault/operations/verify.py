@@ -2,83 +2,111 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
-from modelvault.artifact import Digest, ModelName, StoredModel, looks_like_path
-from modelvault.bundle.check import Finding, verify_bundle
-from modelvault.bundle.reader import OpenBundle, open_bundle
-from modelvault.errors import DigestMismatch, TrustRefused, UsageProblem
+from modelvault.artifact import Digest, ModelName
+from modelvault.bundle.check import Finding
+from modelvault.bundle.check import verify_bundle as check_bundle
+from modelvault.bundle.reader import OpenBundle
+from modelvault.errors import DigestMismatch, ModelvaultError
+from modelvault.keys import KeyRing
 from modelvault.operations.finding import find_bundles
+from modelvault.operations.trust import open_trusted
 from modelvault.progress import Progress, Task
 from modelvault.results import Damage, VerifyResult
 from modelvault.store import hash_file
 from modelvault.vault import Vault
 
 
-def verify(vault: Vault, subjects: Sequence[str], progress: Progress, *, allow_unsigned: bool = False) -> VerifyResult:
-    """Verify the named models (all, if nothing is named) or the named bundles, not both at once.
+def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> VerifyResult:
+    """Hash every blob of the named models again, or of all; what is damaged is moved aside, so that nothing uses it any more.
 
-    Raises ``DigestMismatch`` (exit 12) with the result if anything is damaged, ``TrustRefused`` for a bundle's signature,
-    ``UsageProblem`` for names and paths that there are not.
+    Raises ``DigestMismatch`` (exit 12) with the result if anything is damaged, ``UsageProblem`` for names that there are not.
     """
-    paths = [Path(subject).expanduser() for subject in subjects if looks_like_path(subject)]
-    if paths and len(paths) < len(subjects):
-        raise UsageProblem("models and bundles are verified separately", hint="run the command once for each kind")
-    if len(paths) > 1:
-        raise UsageProblem("one bundle is verified at a time", hint="run the command once for each bundle")
-    if paths:
-        result = _verify_bundle(vault, paths[0], progress, allow_unsigned=allow_unsigned)
-    else:
-        with vault.holding():
-            result = _verify_models(vault, [ModelName(subject) for subject in subjects], progress)
-    if result.damage:
-        first = result.damage[0]
-        raise DigestMismatch(
-            f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
-            hint=_hint(result.damage),
-            result=result,
-        )
-    return result
-
-
-def _hint(damage: Sequence[Damage]) -> str:
-    models = sorted({model for item in damage for model in item.models})
-    if not models:
-        return "write the bundle again"
-    return f"take the affected models out ({', '.join(models[:5])}) with `modelvault rm` and `gc`, then pull or import again"
-
-
-def _verify_models(vault: Vault, names: Sequence[ModelName], progress: Progress) -> VerifyResult:
     begun = time.monotonic()
-    models = vault.select(names)
-    sizes: dict[Digest, int] = {}
-    needed_by: dict[Digest, list[str]] = {}
-    for stored in models:
-        for digest, size in vault.store.blobs_of(stored.manifest).items():
-            sizes[digest] = size
-            needed_by.setdefault(digest, []).append(stored.model.name.text)
+    with vault.holding():
+        entries = [vault.entry(name) for name in names] or list(vault.store.entries())
+        sizes: dict[Digest, int] = {}
+        needed_by: dict[Digest, list[str]] = {}
+        damage = []
+        for entry in entries:
+            try:
+                blobs = vault.store.blobs_of(entry.manifest)
+            except ModelvaultError as error:
+                damage.append(Damage(str(vault.store.blob_path(entry.manifest)), error.message, (entry.name.text,)))
+                continue
+            for digest, size in blobs.items():
+                sizes[digest] = size
+                needed_by.setdefault(digest, []).append(entry.name.text)
+        problems = _hash_all(vault, sizes, progress)
+        damage += [
+            Damage(str(vault.store.blob_path(digest)), problem, tuple(needed_by[digest]))
+            for digest, problem in problems.items()
+        ]
+        result = VerifyResult(
+            subject=", ".join(entry.name.text for entry in entries) if names else "models in the vault",
+            signer=None,
+            unit="blob",
+            checked=len(sizes),
+            size=sum(sizes.values()),
+            seconds=time.monotonic() - begun,
+            damage=tuple(damage),
+        )
+        result = _recorded(vault, result, [entry.name.text for entry in entries])
+    return _judged(result)
+
+
+def verify_bundle(
+    path: Path, keys: KeyRing | None, progress: Progress, *, allow_unsigned: bool = False
+) -> VerifyResult:
+    """Check every frame of a bundle, its index and its signatures; ``keys`` say whom to trust (``None``: nobody).
+
+    Raises ``TrustRefused`` for a bundle that nobody trusted signed, unless that is allowed; ``DigestMismatch`` with the result
+    if anything is damaged; ``UsageProblem`` if there is no bundle.
+    """
+    begun = time.monotonic()
+    (path,) = find_bundles([path])
+    bundle, warnings = open_trusted(path, keys, allow_unsigned=allow_unsigned)
+    check = check_bundle(bundle, progress)
+    result = VerifyResult(
+        subject=str(path),
+        signer=bundle.signer.name if bundle.signer else None,
+        unit="frame",
+        checked=check.frames,
+        size=check.size,
+        seconds=time.monotonic() - begun,
+        damage=tuple(_damage(bundle, finding) for finding in check.findings),
+        warnings=warnings,
+    )
+    return _judged(result)
+
+
+def _judged(result: VerifyResult) -> VerifyResult:
+    if not result.damage:
+        return result
+    first = result.damage[0]
+    models = sorted({model for item in result.damage for model in item.models})
+    again = f"pull or import the affected models again: {', '.join(models[:5])}"
+    raise DigestMismatch(
+        f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
+        hint="write the bundle again, to another drive if it happens again" if result.unit == "frame" else again,
+        result=result,
+    )
+
+
+def _hash_all(vault: Vault, sizes: Mapping[Digest, int], progress: Progress) -> dict[Digest, str]:
+    """Hash blobs in parallel and say what is wrong with those that are not sound."""
     with (
         progress.task("verifying", sum(sizes.values()), overall=True) as task,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         # The largest first, so that no thread is left alone with it at the end.
         order = sorted(sizes, key=lambda digest: sizes[digest], reverse=True)
-        problems = dict(zip(order, pool.map(lambda digest: _problem(vault, digest, task), order), strict=True))
-    for stored in models:
-        _record(vault, stored, [problems[digest] for digest in vault.store.blobs_of(stored.manifest)])
-    return VerifyResult(
-        subject="models in the vault" if not names else ", ".join(map(str, names)),
-        checked=len(sizes),
-        size=sum(sizes.values()),
-        seconds=time.monotonic() - begun,
-        damage=tuple(
-            Damage(str(vault.store.blob_path(digest)), problem, tuple(needed_by[digest]))
-            for digest, problem in problems.items()
-            if problem
-        ),
-    )
+        found = zip(order, pool.map(lambda digest: _problem(vault, digest, task), order), strict=True)
+        return {digest: problem for digest, problem in found if problem}
 
 
 def _problem(vault: Vault, digest: Digest, task: Task) -> str | None:
@@ -88,38 +116,27 @@ def _problem(vault: Vault, digest: Digest, task: Task) -> str | None:
         return "it is missing"
     except OSError as error:
         return f"it cannot be read: {(error.strerror or str(error)).lower()}"
-    return None if actual == digest else f"its SHA-256 is {actual.hex}"
-
-
-def _record(vault: Vault, stored: StoredModel, problems: Sequence[str | None]) -> None:
-    found = [problem for problem in problems if problem]
-    vault.record(
-        "check",
-        {
-            "model": stored.model.name.text,
-            "outcome": "damaged" if found else "ok",
-            "detail": "; ".join(found[:5]) or None,
-        },
-    )
-
-
-def _verify_bundle(vault: Vault, path: Path, progress: Progress, *, allow_unsigned: bool) -> VerifyResult:
-    begun = time.monotonic()
-    (path,) = find_bundles([path])
+    if actual == digest:
+        return None
     try:
-        bundle = open_bundle(path, vault.keys.verify)
-    except TrustRefused:
-        if not allow_unsigned:
+        vault.store.set_aside(digest)
+    except OSError as error:
+        return f"its SHA-256 is {actual.hex}, and it cannot be moved aside: {(error.strerror or str(error)).lower()}"
+    return f"its SHA-256 is {actual.hex}; it was moved aside"
+
+
+def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> VerifyResult:
+    """Write the outcome down. Where that cannot be done, damage that was found is more important than the record of it."""
+    try:
+        for name in names:
+            found = [item.problem for item in result.damage if name in item.models]
+            outcome = {"model": name, "outcome": "damaged" if found else "ok", "detail": "; ".join(found[:5]) or None}
+            vault.record("check", outcome)
+    except ModelvaultError as error:
+        if not result.damage:
             raise
-        bundle = open_bundle(path, None)
-    check = verify_bundle(bundle, progress)
-    return VerifyResult(
-        subject=str(path),
-        checked=check.frames,
-        size=check.size,
-        seconds=time.monotonic() - begun,
-        damage=tuple(_damage(bundle, finding) for finding in check.findings),
-    )
+        return replace(result, warnings=(f"the outcome could not be recorded: {error.message}",))
+    return result
 
 
 def _damage(bundle: OpenBundle, finding: Finding) -> Damage:

@@ -101,6 +101,9 @@ def _matches(path: str, globs: Sequence[str]) -> bool:
 
 def _choose_quant(files: list[SourceFile], wish: Wish) -> list[SourceFile]:
     weights = [file for file in files if file.path.lower().endswith(".gguf")]
+    if _top_safetensors(files) and not wish.quant and not wish.include:
+        # A GGUF beside a whole safetensors model is another form of the same weights.
+        return [file for file in files if file not in weights]
     models = [file for file in weights if not is_projector(file.path)]
     others = [file for file in files if file not in weights]
     if not models:
@@ -127,7 +130,7 @@ def _choose_quant(files: list[SourceFile], wish: Wish) -> list[SourceFile]:
         names = ", ".join(sorted({_SHARD.sub("", file.path) for file in chosen})[:8])
         raise UsageProblem(f"more than one model file matches: {names}", hint="choose one with --include")
     projectors = [file for file in weights if is_projector(file.path)] if wish.include else []
-    return [file for file in others if not _is_other_weight(file)] + chosen + projectors
+    return [file for file in others if not _belongs_to_other_weights(file)] + chosen + projectors
 
 
 def _sets(files: Sequence[SourceFile]) -> set[str]:
@@ -135,12 +138,16 @@ def _sets(files: Sequence[SourceFile]) -> set[str]:
     return {_SHARD.sub("", file.path) for file in files}
 
 
-def _is_other_weight(file: SourceFile) -> bool:
-    return file_role(file.path) is FileRole.WEIGHT
+def _belongs_to_other_weights(file: SourceFile) -> bool:
+    return file_role(file.path) is FileRole.WEIGHT or file.path.endswith(".index.json")
+
+
+def _top_safetensors(files: Sequence[SourceFile]) -> list[str]:
+    return [file.path for file in files if "/" not in file.path and file.path.endswith(".safetensors")]
 
 
 def _without_doubles(files: list[SourceFile]) -> list[SourceFile]:
-    top = [file.path for file in files if "/" not in file.path and file.path.endswith(".safetensors")]
+    top = _top_safetensors(files)
     if not top:
         return files
     consolidated = ("consolidated*",) if any(not path.startswith("consolidated") for path in top) else ()

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from modelvault.artifact import Digest
-from modelvault.fsio import FileLock, free_space, no_space, no_space_at
+from modelvault.fsio import free_space, locked_directory, no_space, no_space_at
 from modelvault.progress import Progress
 from modelvault.transfer.crew import Crew
 from modelvault.transfer.partial import Partial
@@ -88,16 +88,10 @@ class Transfers:
             shutil.rmtree(self._home / key)
 
     def _lock(self, wanted: Wanted) -> contextlib.ExitStack:
-        directory = self._home / wanted.key
         stack = contextlib.ExitStack()
-        while True:
-            directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(directory / "lock", wait=self._options.lock_wait, what=f"the transfer of {wanted.path}")
-            try:
-                stack.enter_context(lock)
-            except FileNotFoundError:
-                continue  # the process that had it finished, and removed the directory between two of our steps
-            return stack
+        what = f"the transfer of {wanted.path}"
+        stack.enter_context(locked_directory(self._home / wanted.key, wait=self._options.lock_wait, what=what))
+        return stack
 
     def _unlock(self) -> None:
         for lock in self._locks.values():

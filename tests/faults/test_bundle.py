@@ -152,13 +152,6 @@ def test_a_blob_rotted_at_rest(machine: Callable[..., Machine], tiny_gguf: Path,
     blob = blob_of(pc, "tiny", ".gguf")
     blob.chmod(0o600)
     flip_bit(blob, blob.stat().st_size // 2)
-    ran = pc.json("verify", code=12)
-    assert ran.document["error"]["code"] == "digest-mismatch"
-    assert str(blob) in ran.document["error"]["message"]
-    (damage,) = ran.document["result"]["damage"]
-    assert (damage["where"], damage["models"]) == (str(blob), ["tiny"])
-    assert pc.json("show", "tiny").result["last_check"].endswith("(damaged)")
-
     error = failed(pc, "bundle", "--to", drive, code=12)
     assert blob.name in error["message"]
     assert "tiny" in error["message"]
@@ -169,12 +162,18 @@ def test_a_blob_rotted_at_rest(machine: Callable[..., Machine], tiny_gguf: Path,
     server.run("import", bundle, code=12)
     assert server.models() == set()
 
-    hint = ran.document["error"]["hint"]
-    assert "`modelvault rm` and `gc`" in hint, hint
-    pc.run("rm", "tiny")
-    pc.run("gc")
+    ran = pc.json("verify", code=12)
+    assert ran.document["error"]["code"] == "digest-mismatch"
+    assert str(blob) in ran.document["error"]["message"]
+    (damage,) = ran.document["result"]["damage"]
+    assert (damage["where"], damage["models"]) == (str(blob), ["tiny"])
+    assert pc.json("show", "tiny").result["last_check"].endswith("(damaged)")
+    assert not blob.exists(), "what is damaged must not be taken for whole"
+
+    assert "again" in ran.document["error"]["hint"]
     pc.run("add", tiny_gguf, "--name", "tiny")
     pc.run("verify")
+    assert succeeded(pc, "gc")["blobs"] == 1, "what was set aside is freed"
     pc.run("bundle", "--to", drive)
     server.run("import", only_bundle(drive))
 

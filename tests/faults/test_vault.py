@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from faulty_hub import FaultyHub
-from machines import PROGRAM, Machine, trust
+from machines import PROGRAM, Machine, flip_bit, trust
 from make_models import make_large_gguf
 from refusals import blobs, failed, running, succeeded
 
@@ -300,7 +300,7 @@ def test_a_damaged_list_of_models(machine: Callable[..., Machine], tiny_gguf: Pa
     pc.run("verify")
 
 
-def test_a_damaged_manifest(machine: Callable[..., Machine], tiny_gguf: Path) -> None:
+def test_a_damaged_manifest(machine: Callable[..., Machine], tiny_gguf: Path, tiny_awq: Path) -> None:
     """Breaks if a manifest that rotted is believed, or if `gc` then counts its files as not needed."""
     pc = machine("pc")
     pc.run("add", tiny_gguf, "--name", "tiny")
@@ -308,10 +308,28 @@ def test_a_damaged_manifest(machine: Callable[..., Machine], tiny_gguf: Path) ->
     manifest.chmod(0o600)
     manifest.write_bytes(manifest.read_bytes().replace(b"tiny-Q8_0", b"tiny-Q8_1"))
     before = blobs(pc)
-    for command in (("gc",), ("verify",), ("list",), ("show", "tiny")):
+    pc.run("add", tiny_awq, "--name", "other")
+    for command in (("gc",), ("verify",), ("show", "tiny")):
         error = failed(pc, *command, code=12)
         assert str(manifest) in error["message"]
-    assert blobs(pc) == before
+    listed = pc.json("list")
+    assert [model["name"] for model in listed.result["models"]] == ["other"]
+    assert str(manifest) in listed.document["warnings"][0]
+    assert before.items() <= blobs(pc).items()
+    pc.run("rm", "tiny")
+    pc.run("gc")
+    pc.run("verify")
+
+
+def test_a_damaged_manifest_is_mended(machine: Callable[..., Machine], tiny_gguf: Path) -> None:
+    """Breaks if bringing a model again does not heal it: that is what every hint advises."""
+    pc = machine("pc")
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    manifest = pc.vault / "blobs" / "sha256" / pc.json("list").result["models"][0]["manifest"].removeprefix("sha256:")
+    manifest.chmod(0o600)
+    flip_bit(manifest, 20)
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    pc.run("verify")
 
 
 # ── places and settings ──

@@ -79,6 +79,17 @@ def test_the_same_weights_twice_come_once() -> None:
     assert "pytorch_model.bin" in {file.path for file in select(SAFETENSORS, Wish()).left_out}
 
 
+def test_a_gguf_beside_safetensors_is_asked_for() -> None:
+    """Breaks if a repository that holds both forms gives half of each."""
+    both = [*SAFETENSORS, *listing("model.gguf")]
+    assert "model.gguf" not in chosen(both)
+    assert "model-00001-of-00002.safetensors" in chosen(both)
+    assert chosen([*SAFETENSORS, *listing("model-Q8_0.gguf")], quant="Q8_0") == {
+        "config.json", "tokenizer.json", "generation_config.json", "modeling_x.py", "chat_template.jinja",
+        "model-Q8_0.gguf",
+    }  # fmt: skip
+
+
 def test_pickle_alone_is_not_hidden() -> None:
     """Breaks if a repository of pickles looks as if it had no weights: the policy must be able to name them."""
     assert "pytorch_model.bin" in chosen(listing("config.json", "tokenizer.json", "pytorch_model.bin"))

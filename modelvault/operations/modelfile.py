@@ -1,0 +1,16 @@
+"""Reading the Modelfile that a user names."""
+
+from pathlib import Path
+
+from modelvault import fsio
+from modelvault.errors import UsageProblem
+
+_LIMIT = 1 << 20  # bytes
+
+
+def read_modelfile(path: Path) -> str:
+    """Read an Ollama Modelfile. Raises ``UsageProblem`` if it is no text, ``OSError`` if it cannot be read."""
+    try:
+        return fsio.read_regular(path.expanduser(), limit=_LIMIT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"{path} is not UTF-8 text", hint="name an Ollama Modelfile") from error

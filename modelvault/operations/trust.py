@@ -1,0 +1,54 @@
+"""Opening a bundle with the keys of a vault: whose is it, and if nobody's, was that allowed?"""
+
+from pathlib import Path
+
+from modelvault.bundle.index import BundleRefused
+from modelvault.bundle.reader import OpenBundle, open_bundle
+from modelvault.errors import TrustRefused
+from modelvault.keys import KeyRing
+from modelvault.vault import Vault
+
+
+def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> tuple[OpenBundle, tuple[str, ...]]:
+    """Open a bundle; the second value warns where a missing or unknown signature was let pass.
+
+    Raises ``TrustRefused`` where it was not, and whatever is wrong with the bundle itself.
+    """
+    try:
+        if keys is not None:
+            return open_bundle(path, keys.verify), ()
+        if not allow_unsigned:
+            raise TrustRefused(
+                f"there is no vault on this machine that could tell whose signature {path} carries",
+                hint="set MODELVAULT_HOME, or look at its integrity alone with --allow-unsigned",
+            )
+    except TrustRefused as error:
+        if not allow_unsigned and isinstance(error, BundleRefused):
+            raise
+        if not allow_unsigned:
+            carried = next(iter(sorted(path.glob("*.pub"))), None)
+            known = f"if you know whose it is: modelvault keys trust {carried}" if carried else error.hint
+            raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
+    return open_bundle(path, None), (
+        f"{path} is not signed by anyone trusted here: integrity only, no proof of origin",
+    )
+
+
+def check_news(vault: Vault, bundle: OpenBundle, *, allow_older: bool) -> None:
+    """Refuse a signed bundle that is older than one that was completely imported. Raises ``TrustRefused`` (exit 14)."""
+    if bundle.signer is None or allow_older:
+        return
+    if vault.history_lost:
+        raise TrustRefused(
+            "the vault's event log does not go back to its beginning, so it is not known what was imported before",
+            hint="compare the bundle's sequence with your own records, then import once with --allow-older",
+        )
+    index = bundle.index
+    newest = vault.events.high_water().get((bundle.signer.fingerprint, index.label), 0)
+    if index.sequence < newest:
+        raise TrustRefused(
+            f"{bundle.places[0]} has sequence {index.sequence}, but {newest} of label {index.label} was imported already",
+            hint="import the newest bundle, or this one with --allow-older",
+            sequence=index.sequence,
+            newest=newest,
+        )
