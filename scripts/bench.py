@@ -6,6 +6,7 @@ run is measured too and shown in a column of its own. Peak memory is that of our
 """
 
 import argparse
+import json
 import os
 import platform
 import resource
@@ -249,19 +250,17 @@ def bench_import(bench: Bench) -> Iterator[Row]:
     bench.modelvault(pc, "bundle", "--to", drive, "--no-readback")
     bundle = next(drive.glob("*.mvbundle"))
     bench.run(f"tar -C {bench.root}/model-gguf -c . | zstd -q -1 -T0 -o {archive}/a.tar.zst")
-    fingerprint = subprocess.run(
-        [*MODELVAULT, "keys", "show"],
+    shown = subprocess.run(
+        [*MODELVAULT, "keys", "show", "--json"],
         env=bench.environment | {"MODELVAULT_HOME": str(pc)},
         capture_output=True,
-        text=True,
         check=True,
-    ).stdout.splitlines()[-1]
+    )
+    fingerprint = json.loads(shown.stdout)["result"]["keys"][0]["fingerprint"]
 
     def ours() -> Timing:
         server = bench.fresh("server")
-        bench.modelvault(
-            server / "vault", "keys", "trust", bundle / "default.pub", "--fingerprint", fingerprint.split(maxsplit=1)[1]
-        )
+        bench.modelvault(server / "vault", "keys", "trust", bundle / "default.pub", "--fingerprint", fingerprint)
         return bench.modelvault(server / "vault", "import", bundle, "--engine", f"ollama={server / 'ollama'}")
 
     def theirs() -> Timing:
