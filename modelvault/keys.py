@@ -240,11 +240,6 @@ def read_key_file(path: Path) -> bytes:
         raise UsageProblem(f"{path} is not a key: {error.message}") from error
 
 
-def fingerprint_of(data: bytes, *, what: str) -> str:
-    """Give the fingerprint of a public key in PEM as ``sha256:<64 hex>``."""
-    return _fingerprint(parse_public(data, what=what))
-
-
 def _no_key(what: str) -> UsageProblem:
     return UsageProblem(f"{what} is not an unencrypted ed25519 key in PEM", hint="modelvault keys new makes one")
 

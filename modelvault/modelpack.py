@@ -69,11 +69,12 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def reference_name(name: ModelName) -> str:
-    """Give the ``ref.name`` of a model: its name where the OCI grammar admits it, else an escaped form (``.xHH``)."""
+    """Give the ``ref.name`` of a model: its name where the OCI grammar admits it, else a form in which all else is ``xHH``."""
     if _REF_GRAMMAR.fullmatch(name.text):
         return name.text
+    # The x is escaped as well, so that no two names share a form.
     escaped = "".join(
-        character if (character.isascii() and character.isalnum()) or character in "/:" else f"x{ord(character):02x}"
+        character if (character.isalnum() and character != "x") or character in "/:" else f"x{ord(character):02x}"
         for character in name.text
     )
     return f"escaped/{escaped}"

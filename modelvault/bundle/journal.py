@@ -70,11 +70,6 @@ def find_unfinished(root: Path) -> tuple[Unfinished, ...]:
     return tuple(sorted(found, key=lambda unfinished: unfinished.index.sequence, reverse=True))
 
 
-def discard_unfinished(unfinished: Unfinished) -> None:
-    """Forget a bundle under way. What was written to the drive stays there."""
-    shutil.rmtree(unfinished.journal)
-
-
 class Journal:
     """The open journal of one bundle, for a ``with`` block."""
 

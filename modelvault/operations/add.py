@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe, check_distinct
-from modelvault.errors import UsageProblem
+from modelvault.errors import SourceUnavailable, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
@@ -49,6 +49,13 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     options = TransferOptions(connections=vault.config.connections, lock_wait=vault.config.lock_wait)
     with Transfers(vault.partial, wanted, options, progress) as transfers:
         fetched = transfers.run()
+        if changed := [
+            file.path for file, item in zip(files, wanted, strict=True) if source.identity(file) != item.identity
+        ]:
+            raise SourceUnavailable(
+                f"{', '.join(changed[:5])} changed while the model was copied",
+                hint="run the command again once nothing writes there any more",
+            )
         report = inspect_model({item.path: item.data for item in fetched}, allow_pickle=request.allow_pickle)
         model = Model(
             name=request.name,

@@ -1,7 +1,6 @@
 """The registry: one object over the database file, values in and values out, one transaction per call."""
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -11,7 +10,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session, aliased, selectinload
 
 from modelvault.artifact import FileReport, ModelName, StoredModel
-from modelvault.errors import ModelvaultError, UsageProblem
+from modelvault.errors import ModelvaultError
 from modelvault.fsio import fsync_directory, on_network_file_system, temporary_beside
 from modelvault.registry import convert, replay
 from modelvault.registry.connection import WRITE, Access, damaged
@@ -154,20 +153,6 @@ class Registry:
         with self._reading() as session:
             row = session.scalar(query)
             return None if row is None else convert.model_row(row)
-
-    def find(self, names: Iterable[ModelName]) -> tuple[ModelRow, ...]:
-        """Give the models of these names, in that order and each once. Raises ``UsageProblem`` that names those not in the vault."""
-        known = {row.name: row for row in self.models()}
-        wanted = tuple(dict.fromkeys(names))
-        missing = [name.text for name in wanted if name not in known]
-        if missing:
-            near = difflib.get_close_matches(missing[0], [name.text for name in known], n=3)
-            raise UsageProblem(
-                f"no such model in the vault: {', '.join(missing)}",
-                hint=f"did you mean {' or '.join(near)}?" if near else "modelvault list shows what there is",
-                models=missing,
-            )
-        return tuple(known[name] for name in wanted)
 
     def files(self, name: ModelName) -> tuple[FileRow, ...]:
         """Give the files of a model, by path, with what the weight files say about themselves."""

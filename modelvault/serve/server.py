@@ -1,6 +1,7 @@
 """Running the application: one process, one listening socket, until Ctrl-C."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 
@@ -69,8 +70,10 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except (OSError, OverflowError) as error:
+        # socket.create_server words its errors in its own way; the number is the system's.
+        reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
         raise UsageProblem(
-            f"cannot listen on {host} port {port}: {error}",
+            f"cannot listen on {host} port {port}: {reason}",
             hint="choose another port with --port, or 0 for any that is free",
             host=host,
             port=port,

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from registry_values import LATER, TIME, Logged, install_record, report, stored
 
 from modelvault.artifact import Digest, ModelName, Recipe, Scalar
-from modelvault.errors import UsageProblem
 from modelvault.registry import BundleRow, CheckRow, EventNotUnderstood, Registry, RegistryDamaged
 from modelvault.registry.convert import scalar_text, scalar_value
 
@@ -139,19 +138,6 @@ def test_a_report_of_no_file_is_a_mistake(registry: Registry) -> None:
     with pytest.raises(ValueError, match="other"):
         registry.record_model(stored(), {"other.gguf": report()}, TIME)
     assert registry.models() == ()
-
-
-def test_find_keeps_the_order_and_names_what_is_missing(registry: Registry) -> None:
-    """If this fails, a mistyped model name ends in a traceback or without a hint."""
-    for name in ("b", "a", "c"):
-        registry.record_model(stored(name), {}, TIME)
-    found = registry.find([ModelName("c"), ModelName("a"), ModelName("c")])
-    assert [row.name.text for row in found] == ["c", "a"]
-    registry.record_model(stored("llama-3.1-8b"), {}, TIME)
-    with pytest.raises(UsageProblem, match=r"llama-3\.1-8c, zzz") as caught:
-        registry.find([ModelName("llama-3.1-8c"), ModelName("a"), ModelName("zzz")])
-    assert caught.value.hint == "did you mean llama-3.1-8b?"
-    assert caught.value.data["models"] == ["llama-3.1-8c", "zzz"]
 
 
 # ── history ──
