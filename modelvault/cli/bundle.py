@@ -82,6 +82,8 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
         f"{human_size(result.content_size)} as {human_size(result.stored_size)} in {counted(result.volumes, 'volume')}, "
         f"{human_time(result.seconds)} ({rate}/s)"
     )
+    if result.resumed:
+        yield f"{human_size(result.resumed)} of it had been written before, and was compared"
     if result.read_back:
         yield f"read back and compared in {human_time(result.read_back_seconds)}"
     else:
