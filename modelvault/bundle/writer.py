@@ -111,11 +111,11 @@ def bad_blob(index: Index, blob: Digest, what: str) -> DigestMismatch:
 
 def _check_place(directory: Path, raw_index: bytes, *, resuming: bool) -> None:
     """Refuse to write into a directory that holds something other than this very bundle."""
-    if resuming or not drive.exists(directory):
+    if not drive.exists(directory):
         return
     if not directory.is_dir() or directory.is_symlink():
         raise UsageProblem(f"{directory} is in the way", hint="remove it, or choose another place")
-    if any(directory.iterdir()):
+    if not resuming and any(directory.iterdir()):
         index = directory / "bundle.json"
         same = index.is_file() and index.stat().st_size == len(raw_index) and index.read_bytes() == raw_index
         if not same:

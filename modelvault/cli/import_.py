@@ -88,7 +88,7 @@ def _import_lines(result: "ImportResult") -> Iterator[str]:
         if model.reason:
             yield f"  {model.name}: {model.reason}"
     if not result.dry_run:
-        received = sum(model.new_bytes for model in result.models)
+        received = sum(model.new_bytes for model in result.models if model.outcome != "refused")
         rate = human_size(received / max(result.seconds, 1e-3))
         yield f"verified and received {human_size(received)} in {human_time(result.seconds)} ({rate}/s) into {result.vault}"
     yield from engine_lines(result.installs, dry_run=result.dry_run)

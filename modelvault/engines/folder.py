@@ -17,7 +17,7 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_files, remove_empty
-from modelvault.engines.ground import exchange, in_the_way, locked, refusals, staging, sweep
+from modelvault.engines.ground import exchange, in_the_way, locked, refusals, remove_file, staging, sweep
 from modelvault.engines.marker import Marker, read_marker
 from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import EngineRefused
@@ -150,7 +150,10 @@ class FolderEngine:
         root = directory / record.installed_name
         if not root.is_dir():
             return []
+        if root.is_symlink():
+            raise in_the_way(root, "it is a link, and not the directory that was installed")
         removed = []
+        uid = directory.stat().st_uid
         with refusals(root), locked(directory):
             marker = read_marker(root / MARKER)
             if marker is not None and str(marker.manifest) != record.manifest:
@@ -159,8 +162,7 @@ class FolderEngine:
             kinds = marker.files if marker is not None else recorded
             ours = [path for path in recorded if kinds.get(path, LinkKind.PRESENT) != LinkKind.PRESENT]
             for path in [*ours, MARKER]:
-                if (root / path).is_symlink() or (root / path).exists():
-                    (root / path).unlink()
+                if (root / path).parent.is_dir() and remove_file(root / path, uid):
                     removed.append(str(root / path))
                 remove_empty((root / path).parent, directory)
         return removed

@@ -39,6 +39,40 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def standing_on(directory: Path, uid: int) -> Iterator[Path]:
+    """Hold on to a directory in which root works for the user ``uid``, and give a name for it that nobody can exchange.
+
+    Whoever owns an engine's directory could put a link to one of root's in it. So a directory reached through a link has to belong
+    to that user itself. Raises ``EngineRefused``.
+    """
+    if os.geteuid() != 0 or uid == 0:
+        yield directory
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        here = Path(f"/proc/self/fd/{descriptor}")
+        if os.fstat(descriptor).st_uid != uid and here.readlink() != directory.absolute():
+            raise EngineRefused(
+                f"{directory} leads to a directory that does not belong to the engine's user",
+                hint="name the real directory, or give it to the engine's user",
+                path=str(directory),
+            )
+        yield here
+    finally:
+        os.close(descriptor)
+
+
+def remove_file(path: Path, uid: int) -> bool:
+    """Remove a file or link of an engine that belongs to the user ``uid``; ``False`` if there was none."""
+    with standing_on(path.parent, uid) as here:
+        name = here / path.name
+        if not (name.is_symlink() or name.exists()):
+            return False
+        name.unlink()
+        return True
+
+
+@contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keep other modelvault processes out of an engine's directory, without leaving a lock file in it.
 

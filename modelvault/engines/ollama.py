@@ -27,7 +27,7 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_file, check_files, remove_empty
-from modelvault.engines.ground import in_the_way, locked, refusals, sweep
+from modelvault.engines.ground import in_the_way, locked, refusals, remove_file, sweep
 from modelvault.engines.modelfile import Modelfile, parse, render
 from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import EngineRefused, UsageProblem
@@ -266,10 +266,11 @@ class OllamaEngine:
         directory = Path(record.directory)
         manifests = [file for file in record.files if file.path.startswith("manifests/") and file.path not in keep]
         removed = []
+        uid = directory.stat().st_uid
         for file in manifests:
             path = directory / file.path
             if path.exists() and Digest.of_bytes(_read_manifest(path)) == Digest.parse(file.digest):
-                path.unlink()
+                remove_file(path, uid)
                 removed.append(str(path))
                 remove_empty(path.parent, directory / "manifests")
         in_use = store.blobs_in_use(directory)
@@ -279,9 +280,9 @@ class OllamaEngine:
                 file.path.startswith("blobs/")
                 and file.path not in keep
                 and path.name.removeprefix("sha256-") not in in_use
-                and (path.exists() or path.is_symlink())
+                and path.parent.is_dir()
+                and remove_file(path, uid)
             ):
-                path.unlink()
                 removed.append(str(path))
         return removed
 

@@ -23,7 +23,7 @@ from typing import Self
 from modelvault import fsio
 from modelvault.artifact import Digest
 from modelvault.engines.base import InstallRequest, LinkKind, LinkMode, Owner
-from modelvault.engines.ground import hash_file, in_the_way, refusals, staging_name
+from modelvault.engines.ground import hash_file, in_the_way, refusals, staging_name, standing_on
 from modelvault.errors import DigestMismatch, EngineRefused, ModelvaultError
 
 FILE_MODE = 0o644
@@ -171,12 +171,12 @@ class Placer:
         Raises ``DigestMismatch`` if the vault's blob turns out to be damaged while it is copied, ``EngineRefused`` or ``NoSpace``.
         """
         _check_source(wanted)
-        temporary = staging_name(path.parent)
-        with refusals(path):
+        with refusals(path), standing_on(path.parent, self._owner.uid) as here:
+            temporary = staging_name(here)
             try:
                 kind = self._bring(wanted, temporary)
-                temporary.rename(path)
-                fsio.fsync_directory(path.parent)
+                temporary.rename(here / path.name)
+                fsio.fsync_directory(here)
             finally:
                 # After a rename onto another name of the same inode, both names are still there (rename(2)).
                 temporary.unlink(missing_ok=True)
@@ -246,8 +246,13 @@ class Placer:
 
     def write(self, path: Path, data: bytes, *, via: Path | None = None) -> None:
         """Write a small file atomically; ``via`` is the directory of its temporary file where ``path``'s own will not do."""
-        temporary = staging_name(via or path.parent)
-        with refusals(path):
+        uid = self._owner.uid
+        with (
+            refusals(path),
+            standing_on(path.parent, uid) as here,
+            standing_on(via or path.parent, uid) as staging,
+        ):
+            temporary = staging_name(staging)
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
@@ -256,21 +261,22 @@ class Placer:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-                temporary.rename(path)
-                fsio.fsync_directory(path.parent)
+                temporary.rename(here / path.name)
+                fsio.fsync_directory(here)
             finally:
                 temporary.unlink(missing_ok=True)
 
     def symlink(self, target: str, path: Path, *, via: Path) -> None:
         """Make a symbolic link that belongs to the owner, by way of a temporary one in ``via``; replaces what is there."""
-        temporary = staging_name(via)
-        with refusals(path):
+        uid = self._owner.uid
+        with refusals(path), standing_on(path.parent, uid) as here, standing_on(via, uid) as staging:
+            temporary = staging_name(staging)
             try:
                 temporary.symlink_to(target)
                 if os.geteuid() == 0:
                     os.lchown(temporary, self._owner.uid, self._owner.gid)
-                temporary.rename(path)
-                fsio.fsync_directory(path.parent)
+                temporary.rename(here / path.name)
+                fsio.fsync_directory(here)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -281,17 +287,22 @@ class Placer:
             while not path.exists():
                 missing.append(path)
                 path = path.parent
-            for directory in reversed(missing):
-                directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    # The umask may have taken bits away that the engine's user needs.
-                    os.fchmod(descriptor, DIRECTORY_MODE)
-                    if os.geteuid() == 0:
-                        os.fchown(descriptor, self._owner.uid, self._owner.gid)
-                finally:
-                    os.close(descriptor)
-                fsio.fsync_directory(directory.parent)
+            for made in reversed(missing):
+                self._make_directory(made)
+
+    def _make_directory(self, path: Path) -> None:
+        with standing_on(path.parent, self._owner.uid) as here:
+            directory = here / path.name
+            directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                # The umask may have taken bits away that the engine's user needs.
+                os.fchmod(descriptor, DIRECTORY_MODE)
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, self._owner.uid, self._owner.gid)
+            finally:
+                os.close(descriptor)
+            fsio.fsync_directory(here)
 
 
 def _check_source(wanted: Wanted) -> None:

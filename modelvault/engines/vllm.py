@@ -24,7 +24,7 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_file, remove_empty
-from modelvault.engines.ground import locked, refusals, staging, sweep
+from modelvault.engines.ground import locked, refusals, remove_file, staging, sweep
 from modelvault.engines.hub_cache import (
     CacheLayout,
     Entry,
@@ -237,7 +237,10 @@ class VllmEngine:
         layout = layout_of(record)
         folder = directory / layout.folder
         marker = read_marker(directory / layout.marker)
-        kinds: Mapping[str, str] = marker.files if marker else {file.path: file.link for file in record.files}
+        recorded = {file.path: file.link for file in record.files}
+        # The marker lies where the engine's user can write: it may take files off the list, but put none on it.
+        kinds = {path: marker.files.get(path, LinkKind.PRESENT) for path in recorded} if marker else recorded
+        uid = directory.stat().st_uid
         shared = hand_over(folder, layout, kinds)
         ours = [path for path, kind in kinds.items() if kind != LinkKind.PRESENT and path not in shared]
         removed = []
@@ -246,20 +249,18 @@ class VllmEngine:
             if before and (folder / "snapshots" / before).is_dir():
                 _restore_reference(directory / layout.reference, before)
             else:
-                (directory / layout.reference).unlink()
+                remove_file(directory / layout.reference, uid)
                 removed.append(str(directory / layout.reference))
         for path in (path for path in ours if path.startswith(f"{layout.snapshot}/")):
-            if (directory / path).is_symlink() or (directory / path).exists():
-                (directory / path).unlink()
+            if (directory / path).parent.is_dir() and remove_file(directory / path, uid):
                 removed.append(str(directory / path))
             remove_empty((directory / path).parent, folder / "snapshots")
         used = {path.readlink().name for path in folder.glob("snapshots/**/*") if path.is_symlink()}
-        for blob in (directory / path for path in ours if path.startswith(f"{layout.folder}/blobs/")):
-            if blob.name not in used and (blob.is_symlink() or blob.exists()):
-                blob.unlink()
-                removed.append(str(blob))
+        blobs = [directory / path for path in ours if path.startswith(f"{layout.folder}/blobs/")]
+        unused = [blob for blob in blobs if blob.name not in used and blob.parent.is_dir()]
+        removed += [str(blob) for blob in unused if remove_file(blob, uid)]
         if marker:
-            (directory / layout.marker).unlink()
+            remove_file(directory / layout.marker, uid)
             removed.append(str(directory / layout.marker))
         for name in ("refs", "snapshots", "blobs"):
             remove_empty(folder / name, directory)

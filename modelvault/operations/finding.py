@@ -67,8 +67,11 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return  # not there, not ours to read, or a drive that is failing: named by path it gives its own error
     for entry in entries:
-        if entry.is_symlink() or not entry.is_dir():
-            continue
+        try:
+            if entry.is_symlink() or not entry.is_dir():
+                continue
+        except OSError:
+            continue  # a mount that is gone or not ours: as above
         if is_bundle(entry):
             yield entry
         elif depth > 1:

@@ -87,18 +87,21 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
 
 
 def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:
-    failed = {outcome.model.name: outcome.error for outcome in outcomes if outcome.error is not None}
+    failed = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
     if not failed:
         return
-    first = next(iter(failed.values()))
-    if len(failed) == len(outcomes) and all(type(error) is type(first) for error in failed.values()):
+    first = failed[0][1]
+    nothing = len(failed) == len(outcomes)
+    alike = len({type(error) for _, error in failed}) == 1
+    if nothing and (alike or not any(outcome.received for outcome, _ in failed)):
         first.result = result
         raise first
+    names = ", ".join(outcome.model.name for outcome, _ in failed)
     raise PartlyDone(
-        f"{len(failed)} of {len(outcomes)} models did not get all the way: {', '.join(failed)}",
+        f"{len(failed)} of {len(outcomes)} models did not get all the way: {names}",
         hint=first.hint or "run the same command again once the cause is mended: it goes on where it stopped",
         result=result,
-        failed={name: error.message for name, error in failed.items()},
+        failed=[f"{outcome.model.name}: {error.message}" for outcome, error in failed],
     )
 
 

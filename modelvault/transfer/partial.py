@@ -209,14 +209,14 @@ class Partial:
 class Sink:
     """Puts a stream of chunks into the pieces they belong to, hashing each; skips what is here already.
 
-    ``progress`` counts the bytes that were new: it shows whether an attempt got anywhere.
+    ``progress`` is how far new bytes ever reached: it shows whether an attempt got anywhere that no earlier one did.
     """
 
     def __init__(self, partial: Partial, position: int) -> None:
         """Begin at ``position``, the start of a piece."""
         self._partial = partial
         self.received = 0
-        self.progress = 0
+        self.progress = position
         self._begin(position)
 
     def restart(self) -> None:
@@ -241,8 +241,9 @@ class Sink:
             if not self._skip:
                 write_all(partial.descriptor, part, self.position)
                 self._hash.update(part)
-                self.progress += len(part)
             self.position += len(part)
+            if not self._skip:
+                self.progress = max(self.progress, self.position)
             view = view[len(part) :]
             if within + len(part) == length:
                 done += self._finish(index, length)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -181,3 +181,22 @@ def test_a_read_only_medium(delivery: Delivery, as_root: None, tmp_path: Path) -
         assert "read-only" in refused.err
         assert "hint:" in refused.err
     assert delivery.installed() == {GGUF, SHARDED}
+
+
+@pytest.mark.root
+def test_links_of_the_engines_user_lead_nowhere(
+    machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path, as_root: None
+) -> None:
+    """Breaks if the engine's user can have root write files of its own into a directory of root's."""
+    elsewhere = tmp_path / "cron.daily"
+    elsewhere.mkdir()
+    server = machine("server")
+    server.run("add", tiny_gguf, "--name", "tiny")
+    root = tmp_path / "ollama"
+    root.mkdir()
+    (root / "blobs").symlink_to(elsewhere)
+    os.chown(root, NOBODY, NOBODY)
+    os.lchown(root / "blobs", NOBODY, NOBODY)
+    ran = server.run("install", "tiny", "--engine", f"ollama={root}", code=16)
+    assert "does not belong to the engine's user" in ran.err
+    assert list(elsewhere.iterdir()) == []
