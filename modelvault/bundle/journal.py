@@ -106,7 +106,10 @@ class Journal:
             data = fsio.read_exactly(descriptor, 0, os.fstat(descriptor).st_size)
             good = 0
             for line in _whole_lines(data):
-                self._apply(line)
+                try:
+                    self._apply(line)
+                except (ValueError, TypeError, LookupError):
+                    break  # a power cut may leave foreign bytes within a line: it and what follows is written again
                 good += len(line)
             os.ftruncate(descriptor, good)
         except BaseException:

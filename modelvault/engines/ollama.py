@@ -267,6 +267,8 @@ class OllamaEngine:
         manifests = [file for file in record.files if file.path.startswith("manifests/") and file.path not in keep]
         removed = []
         uid = directory.stat().st_uid
+        # Somebody else's manifest that cannot be read is met before anything is removed.
+        store.blobs_in_use(directory)
         for file in manifests:
             path = directory / file.path
             if path.exists() and Digest.of_bytes(_read_manifest(path)) == Digest.parse(file.digest):
