@@ -29,6 +29,8 @@ MAX_ALIGNMENT = 1 << 20
 MAX_DIMENSIONS = 4
 MAX_CONTEXT = 1 << 40
 """Tokens; larger numbers are hostile or placeholders, and would not fit where 64-bit signed integers are kept."""
+READABLE_ARRAYS = 64
+"""How many short arrays are kept; real files have a handful per architecture."""
 READABLE_ARRAY = 4096
 """Arrays of numbers up to this length are kept in ``GgufHeader.arrays`` (head counts per layer, say)."""
 GGML_NAME = 64
@@ -267,7 +269,8 @@ class _HeaderReader:
             cursor.fail("gguf-value-type", f"{key} is an array of the unknown value type {kind}")
         element, form = _SCALARS[kind]
         self._check_array(key, length, MAX_ARRAY, form.size)
-        if length > READABLE_ARRAY:
+        kept = sum(len(values) for values in self._arrays.values())
+        if length > READABLE_ARRAY or kept + length > READABLE_ARRAY * 16 or len(self._arrays) >= READABLE_ARRAYS:
             return ArraySummary(element, length, Digest.sha256(cursor.skip(length * form.size, key)))
         body = cursor.take(length * form.size, key)
         values = [value for (value,) in form.iter_unpack(body)]

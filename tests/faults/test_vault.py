@@ -329,7 +329,8 @@ def test_a_damaged_manifest_is_mended(machine: Callable[..., Machine], tiny_gguf
     manifest.chmod(0o600)
     flip_bit(manifest, 20)
     pc.run("add", tiny_gguf, "--name", "tiny")
-    pc.run("verify")
+    assert succeeded(pc, "verify")["damage"] == []
+    assert pc.models() == {"tiny"}
 
 
 # ── places and settings ──
