@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -100,15 +101,8 @@ class Frontier:
         if proof is None:
             self._read(index, hashes.update)
             return hashes
-        alone = hashlib.sha256()
         advanced = hashes.copy()
-
-        def both(data: memoryview) -> None:
-            alone.update(data)
-            advanced.update(data)
-
-        self._read(index, both)
-        if alone.digest() != proof:
+        if self._checksum(index, advanced.update) != proof:
             return None
         self._partial.proven(index)
         return advanced
@@ -124,14 +118,23 @@ class Frontier:
             update(self._buffer[:length])
             offset += length
 
+    def _checksum(self, index: int, update: Callable[[memoryview], object] | None = None) -> int:
+        """Give the CRC-32 of a piece as it is on disk, feeding it to ``update`` on the way."""
+        checksum = 0
+
+        def both(data: memoryview) -> None:
+            nonlocal checksum
+            checksum = zlib.crc32(data, checksum)
+            if update is not None:
+                update(data)
+
+        self._read(index, both)
+        return checksum
+
     def _changed_pieces(self) -> bool:
         """Compare all pieces with what was written; have those that differ fetched again."""
-        changed = []
-        for index in range(self._partial.count):
-            alone = hashlib.sha256()
-            self._read(index, alone.update)
-            if alone.digest() != self._partial.digest_of(index):
-                changed.append(index)
+        partial = self._partial
+        changed = [index for index in range(partial.count) if self._checksum(index) != partial.checksum_of(index)]
         self._lose(changed)
         return bool(changed)
 

@@ -1,12 +1,15 @@
-r"""The journal of a partial file: which pieces are on disk, with the SHA-256 of each.
+r"""The journal of a partial file: which pieces are on disk, with a checksum of each.
 
 One line of ASCII per fact, each with a check of its own, so that a torn or foreign line is skipped and not believed::
 
-    modelvault-journal 1 <size> <piece> <check>\n         first line: what the journal is about, in bytes
-    <index> <64 hex: SHA-256 of the piece> <check>\n      a piece that was written; the last line for an index counts
+    modelvault-journal 2 <size> <piece> <check>\n         first line: what the journal is about, in bytes
+    <index> <8 hex: CRC-32 of the piece> <check>\n      a piece that was written; the last line for an index counts
 
 ``check`` is the first 16 hex digits of the SHA-256 of the line before it. The journal is not synced: what it claims is compared
 with the data on resume, so the worst that a power cut does is to have pieces fetched again.
+
+The checksum only says where a file changed on disk, so that not all of it is fetched again. Whether the file is the one that was
+promised is never its matter: the SHA-256 of the whole decides that. A SHA-256 of each piece beside it would hash every byte twice.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ from pathlib import Path
 from modelvault.transfer.geometry import piece_count, piece_size
 
 _CHECK = 16
-_PIECE = re.compile(r"([0-9]{1,9}) ([0-9a-f]{64})")
+_PIECE = re.compile(r"([0-9]{1,9}) ([0-9a-f]{8})")
 
 
 def _seal(text: str) -> bytes:
@@ -33,29 +36,29 @@ def _unseal(line: bytes) -> str | None:
 
 def encode_header(size: int) -> bytes:
     """Encode the first line of the journal of a file of ``size`` bytes."""
-    return _seal(f"modelvault-journal 1 {size} {piece_size(size)}")
+    return _seal(f"modelvault-journal 2 {size} {piece_size(size)}")
 
 
-def encode_piece(index: int, digest: bytes) -> bytes:
-    """Encode the line that says: piece ``index`` was written and has this SHA-256 (32 bytes)."""
-    return _seal(f"{index} {digest.hex()}")
+def encode_piece(index: int, checksum: int) -> bytes:
+    """Encode the line that says: piece ``index`` was written and has this CRC-32."""
+    return _seal(f"{index} {checksum:08x}")
 
 
-def decode(data: bytes, size: int) -> dict[int, bytes]:
-    """Read a journal: the SHA-256 of each piece it claims; empty if it is about another file or another cut."""
+def decode(data: bytes, size: int) -> dict[int, int]:
+    """Read a journal: the CRC-32 of each piece it claims; empty if it is about another file or another cut."""
     lines = data.split(b"\n")
     if lines[0] + b"\n" != encode_header(size):
         return {}
-    claims: dict[int, bytes] = {}
+    claims: dict[int, int] = {}
     count = piece_count(size)
     for line in lines[1:]:
         match = _PIECE.fullmatch(_unseal(line) or "")
         if match and int(match[1]) < count:
-            claims[int(match[1])] = bytes.fromhex(match[2])
+            claims[int(match[1])] = int(match[2], 16)
     return claims
 
 
-def read_claims(path: Path, size: int) -> dict[int, bytes]:
+def read_claims(path: Path, size: int) -> dict[int, int]:
     """Read the journal at ``path``: what ``decode`` gives, and nothing if there is none."""
     try:
         return decode(path.read_bytes(), size)
@@ -79,9 +82,9 @@ class Journal:
             self.close()
             raise
 
-    def add(self, index: int, digest: bytes) -> None:
+    def add(self, index: int, checksum: int) -> None:
         """Append one piece. A line is one write, so lines of several threads do not mix."""
-        self._append(encode_piece(index, digest))
+        self._append(encode_piece(index, checksum))
 
     def clear(self) -> None:
         """Forget all pieces."""

@@ -1,8 +1,8 @@
 """A file under way: ``partial/<key>/{data,journal}``, and which of its pieces are missing, asked for or here."""
 
-import hashlib
 import os
 import threading
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -52,11 +52,11 @@ class Partial:
         self._state = bytearray(self.count)
         self._spans = 0
         self._stopped = False
-        self._digests = read_claims(directory / "journal", wanted.size) if self.data.exists() else {}
-        self._unproven = set(self._digests)  # what an earlier run wrote: believed after it was read back
-        for index in self._digests:
+        self._sums = read_claims(directory / "journal", wanted.size) if self.data.exists() else {}
+        self._unproven = set(self._sums)  # what an earlier run wrote: believed after it was read back
+        for index in self._sums:
             self._state[index] = _HERE
-        self._missing = self.size - sum(self.length(index) for index in self._digests)
+        self._missing = self.size - sum(self.length(index) for index in self._sums)
         self.reused = self.size - self._missing
 
     def enter(self) -> None:
@@ -66,7 +66,7 @@ class Partial:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self.descriptor = os.open(self.data, flags, 0o600)
                 try:
-                    self._journal = Journal(self.directory / "journal", self.size, fresh=not self._digests)
+                    self._journal = Journal(self.directory / "journal", self.size, fresh=not self._sums)
                 except BaseException:
                     os.close(self.descriptor)
                     raise
@@ -145,11 +145,11 @@ class Partial:
         """Tell whether a piece is on disk."""
         return self._state[index] == _HERE
 
-    def finished(self, index: int, digest: bytes) -> None:
-        """Record a piece that was written, with its SHA-256 (32 bytes)."""
-        self._open_journal().add(index, digest)
+    def finished(self, index: int, checksum: int) -> None:
+        """Record a piece that was written, with its CRC-32."""
+        self._open_journal().add(index, checksum)
         with self._changed:
-            self._digests[index] = digest
+            self._sums[index] = checksum
             self._state[index] = _HERE
             self._changed.notify_all()
 
@@ -167,19 +167,19 @@ class Partial:
                 self._changed.wait()
             return not self._stopped
 
-    def proof_of(self, index: int) -> bytes | None:
-        """Give the journal's SHA-256 of a piece that an earlier run wrote and nobody has compared yet."""
+    def proof_of(self, index: int) -> int | None:
+        """Give the journal's CRC-32 of a piece that an earlier run wrote and nobody has compared yet."""
         with self._changed:
-            return self._digests[index] if index in self._unproven else None
+            return self._sums[index] if index in self._unproven else None
 
     def proven(self, index: int) -> None:
         """Take note that the piece on disk is the one that was written."""
         with self._changed:
             self._unproven.discard(index)
 
-    def digest_of(self, index: int) -> bytes:
-        """Give the SHA-256 that a piece had when it was written."""
-        return self._digests[index]
+    def checksum_of(self, index: int) -> int:
+        """Give the CRC-32 that a piece had when it was written."""
+        return self._sums[index]
 
     def lost(self, index: int) -> None:
         """Have a piece fetched again: it is not what was written."""
@@ -207,7 +207,7 @@ class Partial:
 
 
 class Sink:
-    """Puts a stream of chunks into the pieces they belong to, hashing each; skips what is here already.
+    """Puts a stream of chunks into the pieces they belong to, with a checksum of each; skips what is here already.
 
     ``progress`` is how far new bytes ever reached: it shows whether an attempt got anywhere that no earlier one did.
     """
@@ -225,7 +225,7 @@ class Sink:
 
     def _begin(self, position: int) -> None:
         self.position = position
-        self._hash = hashlib.sha256()
+        self._checksum = 0
         self._skip = position < self._partial.size and self._partial.is_here(position // self._partial.piece)
 
     def write(self, chunk: bytes) -> int:
@@ -240,7 +240,7 @@ class Sink:
             part = view[: length - within]
             if not self._skip:
                 write_all(partial.descriptor, part, self.position)
-                self._hash.update(part)
+                self._checksum = zlib.crc32(part, self._checksum)
             self.position += len(part)
             if not self._skip:
                 self.progress = max(self.progress, self.position)
@@ -252,6 +252,6 @@ class Sink:
     def _finish(self, index: int, length: int) -> int:
         skipped = self._skip
         if not skipped:
-            self._partial.finished(index, self._hash.digest())
+            self._partial.finished(index, self._checksum)
         self._begin(self.position)
         return 0 if skipped else length
