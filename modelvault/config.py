@@ -70,10 +70,21 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "label": str,
     "lock_wait": _seconds,
 }
+_TYPES: dict[str, tuple[type, ...]] = {
+    "endpoint": (str,),
+    "connections": (int,),
+    "limit_rate": (str, int),
+    "volume_size": (str, int),
+    "label": (str,),
+    "lock_wait": (int, float),
+}
+"""What TOML gives for each key: a file has types, a variable is always text."""
 _EXPECTED = {
+    "endpoint": 'an address in quotes, as "https://huggingface.co"',
     "connections": f"a whole number from 1 to {MAX_CONNECTIONS}",
     "limit_rate": "bytes per second, as 20M",
     "volume_size": "a size, as 4GiB",
+    "label": 'a word in quotes, as "models"',
     "lock_wait": "seconds, as 10",
 }
 
@@ -88,9 +99,11 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageProblem(f"{file}: {error}", hint="correct the file or remove it") from error
         known = {field.name for field in fields(Config)}
-        for key in table:
+        for key, value in table.items():
             if key not in known:
                 raise UsageProblem(f"{file}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
+            if type(value) not in _TYPES[key]:
+                raise _invalid(str(file), key, value)
         values |= {key: (table[key], str(file)) for key in table}
     for field in fields(Config):
         variable = f"MODELVAULT_{field.name.upper()}"
@@ -101,10 +114,12 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
         try:
             read[key] = _READERS[key](value)
         except (ValueError, TypeError, OverflowError, UsageProblem) as error:
-            raise UsageProblem(
-                f"{where}: not a valid {key}: {value!r}", hint=f"write {_EXPECTED.get(key, 'another one')}"
-            ) from error
+            raise _invalid(where, key, value) from error
     return Config(**read)
+
+
+def _invalid(where: str, key: str, value: object) -> UsageProblem:
+    return UsageProblem(f"{where}: not a valid {key}: {value!r}", hint=f"write {_EXPECTED[key]}")
 
 
 def default_home(environment: Mapping[str, str] = os.environ) -> Path:

@@ -5,6 +5,9 @@ next, ``data`` the same facts for ``--json``. Only ``cli/`` renders them. The ta
 these classes.
 """
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -132,3 +135,31 @@ class Transient(Exception):
 
 class RangesIgnored(Exception):
     """A source answered a request for a range with the whole file. Never reaches the user."""
+
+
+_SYSTEM_HINTS = {
+    errno.ENOENT: "check the path; the vault's is what MODELVAULT_HOME says",
+    errno.EACCES: "run the command as a user who may read and write there",
+    errno.EPERM: "run the command as a user who may read and write there",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EIO: "the medium or its cable is failing: look at the kernel's log with dmesg",
+    errno.EMFILE: "let the process open more files (each file of a model takes one): ulimit -n 10000",
+    errno.ENOTDIR: "a directory is needed where something else lies",
+}
+"""What to do about what only the system has to say."""
+
+
+def of_the_system(error: OSError) -> ModelvaultError:
+    """Put into words what only the system has to say."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = (error.strerror or str(error)).lower()
+    return ModelvaultError(f"{where}{reason}", hint=_SYSTEM_HINTS.get(error.errno or 0), errno=error.errno)
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """Turn an ``OSError`` inside the block into a ``ModelvaultError``, so that it costs one of several models and not all."""
+    try:
+        yield
+    except OSError as error:
+        raise of_the_system(error) from error

@@ -150,16 +150,14 @@ class EventLog:
             try:
                 end = self._end(descriptor)
                 if end.torn:
-                    end = self._write(descriptor, end, RECOVERED, _torn(end.torn))
-                end = self._write(descriptor, end, kind, data)
+                    _, end = self._write(descriptor, end, RECOVERED, _torn(end.torn))
+                event, _ = self._write(descriptor, end, kind, data)
+                return event
             finally:
                 os.close(descriptor)
-            if end.event is None:  # pragma: no cover (for the type checker: _write always sets it)
-                raise EventLogDamaged(f"{self._path} has no last event")
-            return end.event
 
-    def _write(self, descriptor: int, end: _End, kind: str, data: Mapping[str, Any]) -> _End:
-        """Put one line after ``end``, over what is torn there."""
+    def _write(self, descriptor: int, end: _End, kind: str, data: Mapping[str, Any]) -> tuple[Event, _End]:
+        """Put one line after ``end``, over what is torn there; give the event and the new end."""
         now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event = Event(1 if end.event is None else end.event.number + 1, now, kind, data)
         line = encode_event(event, end.digest)
@@ -177,7 +175,7 @@ class EventLog:
                 raise
         if end.event is None:
             fsync_directory(self._path.parent)
-        return _End(event, line_digest(line), length, b"")
+        return event, _End(event, line_digest(line), length, b"")
 
     def _end(self, descriptor: int) -> _End:
         """Find the last whole line without reading the lines before it."""

@@ -8,15 +8,19 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
+import resource
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from modelvault.artifact import Digest
 from modelvault.errors import ModelvaultError, NoSpace, VaultLocked
 
 BLOCK = 1 << 20
@@ -47,6 +51,10 @@ def fsync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+TEMPORARY = f".*.{'[0-9a-f]' * 12}.tmp"
+"""The names that ``temporary_beside`` gives, as a pattern."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -225,27 +233,76 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def hash_file(path: Path, on_bytes: Callable[[int], object] | None = None) -> Digest:
+    """Compute the SHA-256 of a regular file (links are followed); ``on_bytes`` is told how many bytes each block had.
+
+    Raises ``OSError``, for anything but a regular file too.
+    """
+    # O_NONBLOCK: a FIFO in an engine's directory must not stop us before fstat can tell.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as reader:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EEXIST, "not a regular file", str(path))
+        state = hashlib.sha256()
+        buffer = memoryview(bytearray(max(min(status.st_size, BLOCK), 1)))
+        while count := reader.readinto(buffer):
+            state.update(buffer[:count])
+            if on_bytes is not None:
+                on_bytes(count)
+    return Digest.sha256(state.hexdigest())
+
+
 def forget_cached(descriptor: int, offset: int = 0, length: int = 0) -> None:
     """Ask the system to drop its cached copy, so that the next read comes from the medium. Needs the data synced before."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
+_WORTH_A_WORD = 1.0  # seconds: a wait that a user would wonder about
+
+
+_OTHER_FILES = 256
+"""Open files of a process besides those that ``allow_open_files`` is told of: connections, the registry, what libraries hold."""
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit so that it may hold ``count`` files open, as far as the system lets it (``ulimit -Hn``)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class FileLock:
     """An advisory lock on a file, for a ``with`` block; it goes when the process dies, however it dies."""
 
-    def __init__(self, path: Path, *, shared: bool = False, wait: float = 0.0, what: str | None = None) -> None:
-        """Prepare the lock; ``wait`` is how many seconds to try before ``VaultLocked`` is raised."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shared: bool = False,
+        wait: float = 0.0,
+        what: str | None = None,
+        on_wait: Callable[[str], object] | None = None,
+    ) -> None:
+        """Prepare the lock; ``wait`` is how many seconds to try before ``VaultLocked`` is raised.
+
+        ``on_wait`` is told once, after a second, what is waited for.
+        """
         self._path = path
         self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._wait = wait
         self._what = what or str(path)
+        self._on_wait = on_wait
         self._descriptor = -1
 
     def __enter__(self) -> Self:
         """Take the lock; raises ``VaultLocked`` when another process keeps it."""
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + self._wait
+        begun = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._descriptor, self._operation | fcntl.LOCK_NB)
@@ -260,7 +317,11 @@ class FileLock:
                 self._close()
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 continue
-            if time.monotonic() >= deadline:
+            waited = time.monotonic() - begun
+            if self._on_wait is not None and waited >= _WORTH_A_WORD:
+                self._on_wait(f"waiting for another modelvault that uses {self._what}")
+                self._on_wait = None
+            if waited >= self._wait:
                 self._close()
                 raise VaultLocked(
                     f"{self._what} is in use by another modelvault process",
@@ -286,16 +347,18 @@ class FileLock:
 
 
 @contextlib.contextmanager
-def locked_directory(path: Path, *, wait: float, what: str) -> Iterator[None]:
+def locked_directory(
+    path: Path, *, wait: float, what: str, on_wait: Callable[[str], object] | None = None
+) -> Iterator[None]:
     """Make a directory and hold the lock in it, though another process may remove both when it is done with them.
 
-    Raises ``VaultLocked`` after ``wait`` seconds.
+    Raises ``VaultLocked`` after ``wait`` seconds; ``on_wait`` is told before that what is waited for.
     """
     with contextlib.ExitStack() as stack:
         while True:
             path.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(FileLock(path / "lock", wait=wait, what=what))
+                stack.enter_context(FileLock(path / "lock", wait=wait, what=what, on_wait=on_wait))
             except FileNotFoundError:
                 continue  # it was removed between two of our steps
             break
@@ -320,6 +383,25 @@ def reflink(source: Path, destination: Path) -> bool:
             return True
         finally:
             os.close(descriptor)
+
+
+def can_reflink(source: Path, directory: Path) -> bool:
+    """Try a reflink on an unnamed file (``O_TMPFILE``) in ``directory``: exact, and nothing on disk changes, not even a time."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        descriptor = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError:  # no such thing here, or not ours to write: whoever writes then says what is wrong
+        return False
+    try:
+        with source.open("rb") if source.exists() else tempfile.TemporaryFile(dir=source.parent) as reader:
+            fcntl.ioctl(descriptor, _FICLONE, reader.fileno())
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def copy_bytes(source: Path, destination: Path, *, on_bytes: Callable[[bytes], object] | None = None) -> None:

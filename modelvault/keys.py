@@ -27,8 +27,6 @@ from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
 
 MAX_KEY_FILE = 16 << 10
 """Bytes that a key file may have at most; an Ed25519 key takes 120."""
-SIGNATURE_SIZE = 64
-"""Bytes of an Ed25519 signature."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SEPARATORS = re.compile(r"[\s:\-]")
@@ -106,12 +104,22 @@ class KeyRing:
         return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
 
     def list(self) -> tuple[KeyInfo, ...]:
-        """Give every key by name, own ones first. Raises ``UsageProblem`` for a file that is no key."""
+        """Give every key by name, own ones first; ``broken`` says what is passed over."""
         return tuple(info for info, _ in self._public_keys())
 
     def own(self) -> tuple[KeyInfo, ...]:
-        """Give the keys that can sign."""
-        return tuple(info for info in self.list() if info.own)
+        """Give the keys that can sign. Raises ``UsageProblem`` if one is broken: another must not quietly take its place."""
+        return tuple(_public_key(file, own=True)[0] for file, own in self._files() if own)
+
+    def broken(self) -> tuple[str, ...]:
+        """Say which files hold no usable key, and why: their signatures do not count."""
+        problems = []
+        for file, own in self._files():
+            try:
+                _public_key(file, own=own)
+            except UsageProblem as error:
+                problems.append(f"{error.message}: it does not count; put a copy of the file back or remove it")
+        return tuple(problems)
 
     def find(self, reference: str) -> KeyInfo:
         """Find a key by name or fingerprint. Raises ``UsageProblem`` if there is none or the name means two."""
@@ -160,7 +168,8 @@ class KeyRing:
         if _normalized(fingerprint) != actual:
             raise TrustRefused(
                 f"the key {name} does not have the fingerprint that was given: it is not trusted",
-                hint="read the whole fingerprint with modelvault keys show on the machine where the key was made",
+                hint="a fingerprint has 64 hex digits, spelled on two lines: give both, as `modelvault keys show` prints them "
+                "on the machine where the key was made",
             )
         for info in self.list():
             if info.fingerprint == actual:
@@ -191,13 +200,12 @@ class KeyRing:
 
     def verify(self, signature: bytes, message: bytes) -> KeyInfo:
         """Tell whose signature this is. Raises ``TrustRefused`` if no key that is trusted here made it over these bytes."""
-        if len(signature) == SIGNATURE_SIZE:
-            for info, key in self._public_keys():
-                try:
-                    key.verify(signature, message)
-                except InvalidSignature:
-                    continue
-                return info
+        for info, key in self._public_keys():
+            try:
+                key.verify(signature, message)
+            except InvalidSignature:
+                continue
+            return info
         raise TrustRefused(
             "the signature is not by a key that is trusted here, or the signed bytes were changed",
             hint="trust the signing key first: modelvault keys trust FILE --fingerprint FINGERPRINT",
@@ -206,15 +214,25 @@ class KeyRing:
     def _own_paths(self, name: str) -> tuple[Path, Path]:
         return self._directory / f"{name}.key", self._directory / f"{name}.pub"
 
+    def _files(self) -> Iterator[tuple[Path, bool]]:
+        """List the files of all keys; the second value says whether it is an own, private one."""
+        yield from ((private, True) for private in sorted(self._directory.glob("*.key")))
+        yield from ((public, False) for public in sorted(self._trusted.glob("*.pub")))
+
     def _public_keys(self) -> Iterator[tuple[KeyInfo, Ed25519PublicKey]]:
-        for private in sorted(self._directory.glob("*.key")):
-            public = private.with_suffix(".pub")
-            # A crash between the two writes of `new` leaves a private key alone; its public half follows from it.
-            key = _read_public(public) if public.exists() else _read_private(private).public_key()
-            yield KeyInfo(private.stem, _fingerprint(key), own=True, path=public), key
-        for public in sorted(self._trusted.glob("*.pub")):
-            key = _read_public(public)
-            yield KeyInfo(public.stem, _fingerprint(key), own=False, path=public), key
+        for file, own in self._files():
+            try:
+                found = _public_key(file, own=own)
+            except UsageProblem:
+                continue  # one bad file must not cost the others; `broken` tells of it
+            yield found
+
+
+def _public_key(file: Path, *, own: bool) -> tuple[KeyInfo, Ed25519PublicKey]:
+    public = file.with_suffix(".pub")
+    # A crash between the two writes of `new` leaves a private key alone; its public half follows from it.
+    key = _read_public(public) if public.exists() or not own else _read_private(file).public_key()
+    return KeyInfo(file.stem, _fingerprint(key), own=own, path=public), key
 
 
 def parse_public(data: bytes, *, what: str) -> Ed25519PublicKey:

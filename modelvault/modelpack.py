@@ -7,7 +7,7 @@ The model's *name* and recipe are not part of the manifest but annotations of it
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,13 +265,16 @@ def encode_index(models: Iterable[StoredModel]) -> bytes:
     )
 
 
-def encode_entries(entries: Iterable[IndexEntry]) -> bytes:
-    """Write ``index.json``: one descriptor per model, sorted by name."""
+def encode_entries(entries: Iterable[IndexEntry], foreign: Sequence[object] = ()) -> bytes:
+    """Write ``index.json``: one descriptor per model, sorted by name, then those of other programs as they were."""
     return _dump(
         {
             "schemaVersion": 2,
             "mediaType": INDEX_TYPE,
-            "manifests": [_descriptor(entry) for entry in sorted(entries, key=lambda entry: entry.name)],
+            "manifests": [
+                *(_descriptor(entry) for entry in sorted(entries, key=lambda entry: entry.name)),
+                *foreign,
+            ],
         }
     )
 
@@ -310,3 +313,9 @@ def decode_index(data: bytes, *, what: str = "index.json") -> tuple[IndexEntry, 
     except (KeyError, TypeError, ValueError, AttributeError, ModelvaultError) as error:
         raise InvalidModelFile(what, "oci-index", f"not an OCI image index: {error}") from error
     return tuple(entries)
+
+
+def foreign_descriptors(data: bytes) -> tuple[object, ...]:
+    """Give what an ``index.json`` that ``decode_index`` takes lists besides models."""
+    manifests = load_object(data, "index.json")["manifests"]
+    return tuple(descriptor for descriptor in manifests if NAME not in (descriptor.get("annotations") or {}))

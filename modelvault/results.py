@@ -43,11 +43,21 @@ class ModelSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialModel:
+    """A pull or add under way or interrupted: ``here`` of the ``size`` bytes that it fetches; ``name`` is absent if unknown."""
+
+    name: str | None
+    here: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListResult:
-    """What the vault holds. A model that cannot be read is a warning."""
+    """What the vault holds, and what is on its way there. A model that cannot be read is a warning."""
 
     vault: Path
     models: tuple[ModelSummary, ...]
+    partial: tuple[PartialModel, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -218,7 +228,7 @@ class RemoveResult:
     vault: Path
     model: str
     freeable: int | None
-    installs: tuple[str, ...]
+    installs: tuple[InstallLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +256,13 @@ class BundlePlan:
     free: int
     key: str | None
     resumes: bool
+    there_already: bool
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BundleResult:
-    """What ``bundle`` wrote."""
+    """What ``bundle`` wrote; or what it found finished on the drive (``there_already``), and left as it was."""
 
     vault: Path
     directory: Path
@@ -268,11 +280,12 @@ class BundleResult:
     fingerprint: str
     spelled: tuple[str, ...]
     new_key: bool
+    there_already: bool
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """One model going into one engine: planned or done."""
+    """One model going into one engine: planned or done; ``already``: before this command, which only verified it."""
 
     model: str
     engine: str
@@ -280,8 +293,18 @@ class EngineStep:
     installed_name: str
     link: str
     extra_bytes: int
+    already: bool
     warnings: tuple[str, ...]
     next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLine:
+    """One file system that a plan writes to, with the directory that it was met at; sizes in bytes."""
+
+    path: Path
+    needed: int
+    free: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,13 +320,15 @@ class ImportModel:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import did, or would do."""
+    """What an import did, or would do. ``resumed`` are the bytes that an earlier run had received; ``disks`` are of a plan."""
 
     vault: Path
     bundle: BundleSummary
     dry_run: bool
     models: tuple[ImportModel, ...]
     installs: tuple[EngineStep, ...]
+    disks: tuple[DiskLine, ...]
+    resumed: int
     seconds: float
     warnings: tuple[str, ...]
 
@@ -327,13 +352,15 @@ class InstallResult:
 
 @dataclass(frozen=True, slots=True)
 class UninstallResult:
-    """What ``uninstall`` removed."""
+    """What ``uninstall`` removed, and what it ``kept`` since it was changed after the install."""
 
     vault: Path
     model: str
     engine: str
     directory: str
     removed: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +381,7 @@ class KeysResult:
     vault: Path
     keys: tuple[KeyLine, ...]
     revoked: KeyLine | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,9 +407,10 @@ class CatalogResult:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """What ``registry rebuild`` restored."""
+    """What ``registry rebuild`` restored; ``listed`` are models that are listed again, where the list itself was lost."""
 
     vault: Path
+    listed: tuple[str, ...]
     models: int
     events: int
     installs: int

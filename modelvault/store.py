@@ -4,9 +4,8 @@ A blob is written elsewhere on the same file system, verified there, and only th
 a digest on the way in: whoever publishes has just computed it from the bytes that were written.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modelvault import fsio, modelpack
@@ -16,18 +15,7 @@ from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError
 BLOB_MODE = 0o444
 _DAMAGED = ".damaged-"
 
-_LIST_LOST = "put a copy of the vault's index.json back; without one, move the vault away and pull or import again"
-
-
-def hash_file(path: Path, on_bytes: Callable[[int], object] | None = None) -> Digest:
-    """Compute the SHA-256 of a file; ``on_bytes`` is told how many bytes each block had."""
-    state = hashlib.sha256()
-    with path.open("rb", buffering=0) as reader:
-        while block := reader.read(4 * fsio.BLOCK):
-            state.update(block)
-            if on_bytes is not None:
-                on_bytes(len(block))
-    return Digest.sha256(state.hexdigest())
+_LIST_LOST = "`modelvault registry rebuild` restores it from the event log; or put a copy of it back"
 
 
 class Store:
@@ -46,13 +34,16 @@ class Store:
         if not layout.exists():
             fsio.atomic_write(layout, modelpack.OCI_LAYOUT)
         if not self._index.exists():
-            if any(self.blobs()):
-                # An empty one would have `gc` delete them all.
-                raise InvalidModelFile(
-                    str(self._index), "oci-index", "the vault has blobs, but the list of its models is gone",
-                    hint=_LIST_LOST,
-                )  # fmt: skip
-            fsio.atomic_write(self._index, modelpack.encode_index([]))
+            self._require_no_blobs()
+            self._write(())
+
+    def _require_no_blobs(self) -> None:
+        """An empty list beside blobs would have `gc` delete them all."""
+        if any(self.blobs()):
+            raise InvalidModelFile(
+                str(self._index), "oci-index", "the vault has blobs, but the list of its models is gone",
+                hint=_LIST_LOST,
+            )  # fmt: skip
 
     @property
     def exists(self) -> bool:
@@ -113,13 +104,47 @@ class Store:
 
     def entries(self) -> tuple[modelpack.IndexEntry, ...]:
         """Read ``index.json`` alone: every model's name and manifest, sorted by name; none where there is no layout yet."""
-        if not self.exists:
-            return ()
+        return self._read()[0] if self.exists else ()
+
+    def _read(self) -> tuple[tuple[modelpack.IndexEntry, ...], bytes]:
         data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
         try:
-            return modelpack.decode_index(data, what=str(self._index))
+            return modelpack.decode_index(data, what=str(self._index)), data
         except InvalidModelFile as error:
             raise InvalidModelFile(error.path, error.rule, error.detail, hint=_LIST_LOST) from error
+
+    @property
+    def listed(self) -> bool:
+        """Whether the list of models is there and can be read."""
+        try:
+            self.entries()
+        except (InvalidModelFile, FileNotFoundError):
+            return False
+        return True
+
+    def foreign(self) -> tuple[object, ...]:
+        """Give what ``index.json`` lists besides models: nobody here knows which blobs that needs."""
+        return modelpack.foreign_descriptors(self._read()[1])
+
+    def _write(self, entries: Iterable[modelpack.IndexEntry], foreign: Sequence[object] = ()) -> None:
+        fsio.atomic_write(self._index, modelpack.encode_entries(entries, foreign))
+
+    def restore(self, published: Mapping[ModelName, tuple[Digest, Recipe | None]]) -> None:
+        """List the models that are known to have been published; the list that could not be read is kept beside the new one.
+
+        Those whose manifest is gone are left out. Raises ``InvalidModelFile`` if there are blobs, but none of a published model.
+        """
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        entries = [
+            modelpack.IndexEntry(name, manifest, self.blob_path(manifest).stat().st_size, recipe)
+            for name, (manifest, recipe) in published.items()
+            if self.blob_path(manifest).exists()
+        ]
+        if not entries:
+            self._require_no_blobs()
+        if self._index.exists():
+            self._index.rename(self._index.with_name("index.json.damaged"))
+        self._write(entries)
 
     def models(self) -> tuple[StoredModel, ...]:
         """Read every model with its manifest and config, sorted by name. Raises for one whose documents are damaged."""
@@ -162,13 +187,12 @@ class Store:
         stored = StoredModel(model, self.put_bytes(manifest), len(manifest))
         others = [entry for entry in self.entries() if entry.name != model.name]
         entry = modelpack.IndexEntry(model.name, stored.manifest, stored.manifest_size, model.recipe)
-        fsio.atomic_write(self._index, modelpack.encode_entries([*others, entry]))
+        self._write([*others, entry], self.foreign())
         return stored
 
     def remove(self, name: ModelName) -> None:
         """Take a model out of ``index.json``; its blobs stay until somebody deletes them."""
-        others = [entry for entry in self.entries() if entry.name != name]
-        fsio.atomic_write(self._index, modelpack.encode_entries(others))
+        self._write([entry for entry in self.entries() if entry.name != name], self.foreign())
 
     def blobs(self) -> Iterator[tuple[Digest, int]]:
         """List every blob with its length in bytes; what is not named by a digest is passed over."""
@@ -188,12 +212,6 @@ class Store:
         model = modelpack.decode_manifest(data, None, ModelName("model"), what=what)
         return {manifest: len(data), config: config_size} | {file.digest: file.size for file in model.files}
 
-    def foreign(self) -> int:
-        """Count what ``index.json`` lists besides models: nobody here knows which blobs that needs."""
-        models = len(self.entries())
-        data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
-        return len(modelpack.load_object(data, str(self._index))["manifests"]) - models
-
     def unneeded(self) -> dict[Digest, int]:
         """Name the blobs that no model needs, with their length in bytes."""
         needed: set[Digest] = set()
@@ -201,11 +219,17 @@ class Store:
             needed |= self.blobs_of(entry.manifest).keys()
         return {digest: size for digest, size in self.blobs() if digest not in needed}
 
-    def set_aside(self, digest: Digest) -> None:
-        """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more."""
+    def set_aside(self, digest: Digest, seen: os.stat_result) -> bool:
+        """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more.
+
+        ``False``: it is no longer the file that was ``seen``. Nobody may publish meanwhile.
+        """
         path = self.blob_path(digest)
+        if not os.path.samestat(path.stat(), seen):
+            return False
         path.rename(path.with_name(_DAMAGED + digest.hex))
         fsio.fsync_directory(path.parent)
+        return True
 
     def leftovers(self) -> Iterator[Path]:
         """List what was set aside, and what a process that was killed left half written. Only while nobody publishes."""

@@ -1,24 +1,26 @@
 """The vault: the opened store, registry, event log, keys and configuration that the operations work on."""
 
 import contextlib
+import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from modelvault import fsio
-from modelvault.artifact import FileReport, Model, ModelName, StoredModel
+from modelvault.artifact import Digest, FileReport, Model, ModelName, Recipe, StoredModel
 from modelvault.config import Config, load_config, sudo_hint
 from modelvault.errors import ModelvaultError, UsageProblem
-from modelvault.eventlog import EventLog
+from modelvault.eventlog import Event, EventLog
+from modelvault.modelpack import decode_recipe, encode_recipe
 from modelvault.store import Store
 
 if TYPE_CHECKING:
     from modelvault.keys import KeyRing
     from modelvault.modelpack import IndexEntry
-    from modelvault.registry import InstallRow, Registry
+    from modelvault.registry import History, InstallRow, Registry
 
 
 _RESERVE = 2 << 20
@@ -27,6 +29,7 @@ that copy on write, or have blocks smaller than a page), writing to it does not 
 
 
 _CREATED = "vault-created"
+_LOST = "history-lost"
 _ACCEPTED = "lost-history-accepted"
 
 
@@ -38,10 +41,11 @@ def now() -> str:
 class Vault:
     """One vault on one machine, on either side of the gap. Use it as a context manager."""
 
-    def __init__(self, root: Path, config: Config) -> None:
-        """Wire the parts together; ``open`` is the way in."""
+    def __init__(self, root: Path, config: Config, log: Callable[[str], object] | None = None) -> None:
+        """Wire the parts together; ``open`` is the way in. ``log`` is told when another process is waited for."""
         self.root = root
         self.config = config
+        self._log = log
         self.store = Store(root)
         self.events = EventLog(root / "events.jsonl", wait=config.lock_wait)
         self.partial = root / "partial"
@@ -49,24 +53,28 @@ class Vault:
         self._registry: Registry | None = None
 
     @classmethod
-    def open(cls, root: Path, *, config: Config | None = None, create: bool = True) -> Self:
+    def open(
+        cls,
+        root: Path,
+        *,
+        config: Config | None = None,
+        create: bool = True,
+        log: Callable[[str], object] | None = None,
+    ) -> Self:
         """Open the vault in ``root``; an absent one is made unless ``create`` is false.
 
         Raises ``UsageProblem`` where there is none, or something else.
         """
-        vault = cls.prospective(root, config=config)
-        if not vault.store.exists and not create:
-            raise UsageProblem(
-                f"there is no vault in {root}",
-                hint=sudo_hint(root)
-                or "set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
-                path=str(root),
-            )
+        vault = cls.prospective(root, config=config, log=log)
+        if not create:
+            vault.require()
         vault.create()
         return vault
 
     @classmethod
-    def prospective(cls, root: Path, *, config: Config | None = None) -> Self:
+    def prospective(
+        cls, root: Path, *, config: Config | None = None, log: Callable[[str], object] | None = None
+    ) -> Self:
         """Look at a vault that need not exist: nothing is made before ``create``, so that a plan leaves nothing behind."""
         if root.exists() and not root.is_dir():
             raise UsageProblem(
@@ -74,7 +82,17 @@ class Vault:
                 hint="set MODELVAULT_HOME to the vault that you mean",
                 path=str(root),
             )
-        return cls(root, config or load_config(root))
+        return cls(root, config or load_config(root), log)
+
+    def require(self) -> None:
+        """Raise ``UsageProblem`` where there is no vault, be it whole or not."""
+        if not self.store.exists:
+            raise UsageProblem(
+                f"there is no vault in {self.root}",
+                hint=sudo_hint(self.root)
+                or "set MODELVAULT_HOME to the vault that you mean; `modelvault pull` or `import` make a new one",
+                path=str(self.root),
+            )
 
     def create(self) -> None:
         """Make what is not there yet of the vault."""
@@ -123,14 +141,21 @@ class Vault:
             from modelvault.registry import Registry  # noqa: PLC0415
 
             self._registry = Registry.open(self.registry_file, wait=self.config.lock_wait)
-            self._catch_up(self._registry)
+            if not self._registry.read_only and not self._registry.ends_with(self.events.last()):
+                with self._registry.history() as history:
+                    self._catch_up(history)
         return self._registry
 
-    def _catch_up(self, registry: "Registry") -> None:
-        """Apply what the log has and the registry missed, as after a crash between the two."""
-        last = self.events.last()
-        if last is not None and registry.last_event() < last.number:
-            registry.apply_events(self.events.read())
+    def _catch_up(self, history: "History") -> None:
+        """Apply what the log has and the registry missed, as after a crash between the two.
+
+        A log that lacks what the registry has seen was cut short, edited or replaced. That is noted in it, since `import` relies on it.
+        """
+        if history.ends_with(self.events.last()):
+            return
+        known = history.last
+        if lost := history.follow(self.events.read):
+            history.apply(self.events.append(_LOST, {"events": lost, "known": known}))
 
     @cached_property
     def keys(self) -> "KeyRing":
@@ -164,24 +189,56 @@ class Vault:
 
     def _lock(self, name: str, *, shared: bool) -> fsio.FileLock:
         wait = self.config.lock_wait
-        return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=f"the vault in {self.root}")
+        what = f"the vault in {self.root}"
+        return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=what, on_wait=self._log)
+
+    def set_aside(self, digest: Digest, seen: os.stat_result) -> bool:
+        """Move a damaged blob aside, unless it is no longer the file that was ``seen``. Raises ``VaultLocked``, ``OSError``."""
+        with self._lock("index.lock", shared=False):
+            return self.store.set_aside(digest, seen)
 
     def installs(self, model: ModelName | None = None) -> "tuple[InstallRow, ...]":
         """Give what is installed, of one model or all; a vault that does not exist yet has installed nothing."""
         return self.registry.installs(model) if self.store.exists else ()
 
-    def record(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Write an event to the log, then into the registry; a registry that cannot take it is an error."""
-        registry = self.registry
-        registry.apply_event(self.events.append(kind, data))
+    def record(self, kind: str, data: Mapping[str, Any]) -> Event:
+        """Write an event to the log and into the registry, which follows the log's order; one that cannot take it is an error."""
+        with self.registry.history() as history:
+            self._catch_up(history)
+            event = self.events.append(kind, data)
+            if event.number == history.last + 1:
+                history.apply(event)
+            else:  # a process that still has the registry from before a rebuild logged something in between
+                self._catch_up(history)
+            return event
 
     def publish(self, model: Model, reports: Mapping[str, FileReport]) -> StoredModel:
         """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there."""
         registry = self.registry
         stored = self.store.add(model)
-        registry.record_model(stored, reports, now())
-        self.record("model-published", {"model": model.name.text, "manifest": str(stored.manifest)})
+        # The event first: where the registry has a model, the log has it, too.
+        data = {"model": model.name.text, "manifest": str(stored.manifest)}
+        if model.recipe is not None:
+            data["recipe"] = encode_recipe(model.recipe)  # the one thing that only the list of models has
+        event = self.record("model-published", data)
+        registry.record_model(stored, reports, event.time)
         return stored
+
+    def restore_list(self) -> tuple[str, ...]:
+        """List again what the event log says was published; give the names. Needs ``publishing``.
+
+        Raises what is wrong with the log, or with the list if the log knows of no model.
+        """
+        published: dict[ModelName, tuple[Digest, Recipe | None]] = {}
+        for event in self.events.read():
+            if event.kind == "model-published":
+                recipe = event.data.get("recipe")
+                manifest = Digest.parse(event.data["manifest"])
+                published[ModelName(event.data["model"])] = manifest, decode_recipe(recipe) if recipe else None
+            elif event.kind == "model-removed":
+                published.pop(ModelName(event.data["model"]), None)
+        self.store.restore(published)
+        return tuple(entry.name.text for entry in self.store.entries())
 
     def model(self, name: ModelName) -> StoredModel:
         """Read a model by name. Raises as ``entry`` does, and for documents that are damaged."""
@@ -210,9 +267,19 @@ class Vault:
 
     @property
     def history_lost(self) -> bool:
-        """Whether there are models, but the log does not go back to the vault's beginning: replay protection is gone with it."""
-        kinds = {event.kind for event in self.events.read() if event.number == 1 or event.kind == _ACCEPTED}
-        return not kinds & {_CREATED, _ACCEPTED} and bool(self.store.entries())
+        """Whether there are models, but the log is not all that it was since the vault's beginning: replay protection is gone with it.
+
+        Noticed where it does not begin as it should, or where the registry has seen events that it lacks.
+        """
+        if self.registry_file.exists():
+            _ = self.registry  # compares itself with the log when it is opened
+        lost = True
+        for event in self.events.read():
+            if event.kind == _ACCEPTED or (event.kind == _CREATED and event.number == 1):
+                lost = False
+            elif event.kind == _LOST:
+                lost = True
+        return lost and bool(self.store.entries())
 
     def accept_lost_history(self) -> None:
         """Note that a person decided to go on without the old log."""

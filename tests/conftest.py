@@ -1,12 +1,19 @@
 """Fixtures for all tests: small real models, and machines to carry them between."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from machines import Machine
 from make_models import make_awq, make_gguf_repository
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the programs that tests start: a shell that runs us in the background had it ignored, for them too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, StoredModel, Traits
 from modelvault.engines import Engine, InstallRequest, LinkKind, Surroundings, Target, engines
-from modelvault.engines.ground import hash_file
+from modelvault.fsio import hash_file
 from modelvault.modelpack import store_form
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -60,6 +60,7 @@ class Faults:
     private: dict[str, str] = field(default_factory=dict)
     valid_tokens: set[str] | None = None  # None: any token is accepted
     headers: dict[str, str] = field(default_factory=dict)  # laid over those of every answer that carries bytes
+    endless: bool = False  # the last page of a listing leads back to the first
     hold: threading.Event | None = None  # bodies stop half-way until it is set
 
 
@@ -369,7 +370,8 @@ class _Handler(BaseHTTPRequestHandler):
         begin = int(query.get("cursor", ["0"])[0])
         end = begin + hub.page_size
         headers = {}
-        if end < len(entries):
+        if end < len(entries) or hub.faults.endless:
+            end = end if end < len(entries) else 0
             address = urlsplit(self.path)
             headers["Link"] = f'<{hub.url}{address.path}?recursive=true&cursor={end}>; rel="next"'
         self._json(entries[begin:end], headers)

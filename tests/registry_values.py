@@ -17,6 +17,7 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import store_form
+from modelvault.registry import Registry
 
 TIME = "2026-01-31T12:00:00Z"
 LATER = "2026-02-01T12:00:00Z"
@@ -75,3 +76,21 @@ def install_record(name: str = "tiny:latest", model: str = "org/tiny:Q4_K_M") ->
         "files": [{"path": "blobs/sha256-1", "size": 7}],
         "modelfile": "PARAMETER temperature 0.5\n",
     }
+
+
+def applied(registry: Registry, *events: Logged) -> None:
+    """Apply events that follow on each other, as the vault does."""
+    with registry.history() as history:
+        for event in events:
+            history.apply(event)
+
+
+def followed(registry: Registry, *events: Logged) -> int:
+    """Have the registry follow a log of just these events; give how many of its own are no longer in there."""
+    with registry.history() as history:
+        return history.follow(lambda: events)
+
+
+def last_event(registry: Registry) -> int:
+    """The number of the newest event that was applied."""
+    return len(registry.events())

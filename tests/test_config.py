@@ -44,7 +44,17 @@ def test_precedence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("conections = 3", "conections"), ("connections = 'many'", "connections"), ("x = [", "config.toml")],
+    [
+        ("conections = 3", "conections"),
+        ("connections = 'many'", "connections"),
+        ("connections = 2.7", "connections: 2.7"),
+        ("connections = true", "connections: True"),
+        ("endpoint = 5", "endpoint: 5"),
+        ("label = ['a']", "label"),
+        ("limit_rate = 1.5", "limit_rate"),
+        ("lock_wait = '10'", "lock_wait"),
+        ("x = [", "config.toml"),
+    ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
     """Breaks if a misspelled setting silently does not hold."""

@@ -52,6 +52,20 @@ def test_no_space_says_how_much(tmp_path: Path, as_root: None) -> None:
         assert not (disk / "copy").exists()
 
 
+def test_a_wait_is_reported_once(tmp_path: Path) -> None:
+    """Breaks if a command that waits for another one looks as if it hung, or says so twenty times a second."""
+    said: list[str] = []
+    held = fsio.FileLock(tmp_path / "lock")
+    held.__enter__()
+
+    def let_go(message: str) -> None:
+        said.append(message)
+        held.__exit__(None, None, None)
+
+    with fsio.FileLock(tmp_path / "lock", wait=60, what="the vault", on_wait=let_go):
+        assert said == ["waiting for another modelvault that uses the vault"]
+
+
 def test_open_regular_refuses_links_pipes_and_giants(tmp_path: Path) -> None:
     """Breaks if something on a drive could stop us, lead us elsewhere or fill the memory."""
     target = tmp_path / "target"

@@ -1,14 +1,24 @@
 """The vault and its layout: what is listed is whole, what is needed stays, what the registry missed is caught up with."""
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelvault import fsio
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, Traits
 from modelvault.config import Config
-from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError, UsageProblem, VaultLocked
-from modelvault.store import Store, hash_file
+from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError, PartlyDone, UsageProblem, VaultLocked
+from modelvault.eventlog import Event, EventLog
+from modelvault.fsio import hash_file
+from modelvault.operations.publishing import is_published
+from modelvault.operations.registry import rebuild
+from modelvault.operations.rm import remove
+from modelvault.progress import NoProgress
+from modelvault.results import RebuildResult
+from modelvault.store import Store
 from modelvault.vault import Vault
 
 
@@ -100,6 +110,164 @@ def test_the_registry_catches_up(tmp_path: Path) -> None:
         vault.events.append("trust", {"key": "sha256:2", "name": "b"})
     with Vault.open(tmp_path, config=Config()) as vault:
         assert [event.kind for event in vault.registry.events()] == ["vault-created", "trust", "trust"]
+
+
+def install(name: str = "tiny") -> dict[str, Any]:
+    place = {"engine": "folder", "directory": "/srv", "installed_name": name}
+    return {**place, "model": name, "manifest": f"sha256:{'1' * 64}"}
+
+
+def test_an_event_is_applied_before_the_next_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if an older event of a slower process is applied last: what it installed would be back after its removal."""
+    config = Config(lock_wait=0)
+    with Vault.open(tmp_path, config=config) as slow, Vault.open(tmp_path, config=config) as quick:
+        assert slow.registry.installs() == quick.registry.installs() == ()
+        append = slow.events.append
+
+        def interrupted(kind: str, data: Mapping[str, Any]) -> Event:
+            event = append(kind, data)
+            with pytest.raises(VaultLocked):
+                quick.record("uninstall", install())
+            return event
+
+        monkeypatch.setattr(slow.events, "append", interrupted)
+        slow.record("install", install())
+        quick.record("uninstall", install())
+        assert quick.registry.installs() == ()
+
+
+def test_what_a_killed_process_logged_comes_first(tmp_path: Path) -> None:
+    """Breaks if the event of a process that was killed before it applied it undoes what others logged after it."""
+    with Vault.open(tmp_path, config=Config()) as vault:
+        assert vault.registry.installs() == ()
+        vault.events.append("install", install())
+        vault.record("uninstall", install())
+        assert vault.registry.installs() == ()
+    with Vault.open(tmp_path, config=Config()) as vault:
+        assert vault.registry.installs() == ()
+        assert len(vault.registry.installs(removed=True)) == 1
+
+
+def rebuild_registry(vault: Vault) -> RebuildResult:
+    """Rebuild; the weights in these tests are none, which costs their metadata and nothing else."""
+    with pytest.raises(PartlyDone) as caught:
+        rebuild(vault, NoProgress())
+    assert isinstance(caught.value.result, RebuildResult)
+    return caught.value.result
+
+
+def cut(log: Path) -> None:
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def edit(log: Path) -> None:
+    first, newline, last = log.read_bytes().rstrip(b"\n").rpartition(b"\n")
+    log.write_bytes(first + newline + last.replace(b'"sequence":20', b'"sequence":10') + b"\n")
+
+
+def replace(log: Path) -> None:
+    log.unlink()
+    other = EventLog(log)
+    other.append("vault-created", {"vault": "another"})
+    for number in range(9):
+        other.append("trust", {"key": str(number)})
+
+
+@pytest.mark.parametrize("change", [cut, edit, replace])
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_log_that_lost_something_is_noticed(tmp_path: Path, change: Callable[[Path], None], rebuilt: bool) -> None:
+    """Breaks if an older copy of the log, an edited last line or another vault's log ends the protection against old bundles."""
+    imported = {"index": "0", "label": "models", "sequence": 20, "key": "sha256:1", "models": []}
+    with Vault.open(tmp_path, config=Config()) as vault:
+        vault.publish(model("a", put(vault.store, b"weights", "a.gguf")), {})
+        vault.record("bundle-imported", imported)
+        assert not vault.history_lost
+    change(tmp_path / "events.jsonl")
+    if rebuilt:
+        with Vault.open(tmp_path, config=Config()) as vault:
+            rebuild_registry(vault)
+    with Vault.open(tmp_path, config=Config()) as vault:
+        assert vault.history_lost
+        vault.record("check", {"model": "a", "outcome": "ok"})
+    with Vault.open(tmp_path, config=Config()) as vault:
+        assert vault.history_lost
+        assert [event.number for event in vault.registry.events()] == [event.number for event in vault.events.read()]
+        vault.accept_lost_history()
+        assert not vault.history_lost
+
+
+def test_a_lost_list_is_restored_from_the_log(tmp_path: Path) -> None:
+    """Breaks if the loss of index.json costs every model, though their manifests are there and the log names them."""
+    with Vault.open(tmp_path, config=Config()) as vault:
+        for name in ("a", "b", "gone"):
+            vault.publish(model(name, put(vault.store, name.encode(), "a.gguf")), {})
+        vault.publish(model("b", put(vault.store, b"newer", "a.gguf")), {})
+        remove(vault, ModelName("gone"))
+        before, index = vault.store.models(), (tmp_path / "index.json").read_bytes()
+    for damage in (None, b"{"):
+        (tmp_path / "index.json").unlink()
+        if damage:
+            (tmp_path / "index.json").write_bytes(damage)
+        with Vault.prospective(tmp_path, config=Config()) as vault:
+            assert rebuild_registry(vault).listed == ("a", "b")
+            assert vault.store.models() == before
+        assert (tmp_path / "index.json").read_bytes() == index
+    assert (tmp_path / "index.json.damaged").read_bytes() == b"{"
+
+
+def test_a_lost_list_that_the_log_does_not_know_is_not_made_up(tmp_path: Path) -> None:
+    """Breaks if an empty list takes the place of a lost one: `gc` would then delete every model."""
+    with Vault.open(tmp_path, config=Config()) as vault:
+        vault.publish(model("a", put(vault.store, b"weights", "a.gguf")), {})
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "events.jsonl").unlink()
+    with Vault.prospective(tmp_path, config=Config()) as vault, pytest.raises(InvalidModelFile, match="is gone"):
+        rebuild(vault, NoProgress())
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_what_other_programs_listed_stays(store: Store) -> None:
+    """Breaks if publishing or removing a model takes an image out of the layout that another program put there."""
+    store.add(model("a", put(store, b"weights", "a.gguf")))
+    foreign = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": f"sha256:{'0' * 64}", "size": 2}
+    index = json.loads((store.root / "index.json").read_bytes())
+    index["manifests"].insert(0, foreign)
+    (store.root / "index.json").write_text(json.dumps(index))
+    store.add(model("b", put(store, b"weights", "b.gguf")))
+    store.remove(ModelName("a"))
+    assert [entry.name.text for entry in store.entries()] == ["b"]
+    assert store.foreign() == (foreign,)
+
+
+def test_a_crash_while_publishing_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a model is taken for published though its event was never logged: the log could not restore the list."""
+    with Vault.open(tmp_path, config=Config()) as vault:
+        wanted = model("a", put(vault.store, b"weights", "a.gguf"))
+        with monkeypatch.context() as patch:
+            patch.setattr(vault, "record", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                vault.publish(wanted, {})
+        assert not is_published(vault, wanted)
+        vault.publish(wanted, {})
+        assert is_published(vault, wanted)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_blob_that_was_replaced_is_not_moved_aside(store: Store) -> None:
+    """Breaks if a sound blob is taken away that another process brought while `verify` read the damaged one."""
+    file = put(store, b"weights", "a.gguf")
+    path = store.blob_path(file.digest)
+    path.chmod(0o600)
+    path.write_bytes(b"damaged")
+    seen = path.stat()
+    put(store, b"weights", "a.gguf")
+    assert not store.set_aside(file.digest, seen)
+    assert hash_file(path) == file.digest
+    assert store.set_aside(file.digest, path.stat())
+    assert not path.exists()
 
 
 def test_a_missing_registry_says_what_to_do(tmp_path: Path) -> None:

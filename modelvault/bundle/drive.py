@@ -53,6 +53,22 @@ def exists(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def length(path: Path) -> int:
+    """Give the bytes of a regular file; 0 if there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporary files that a killed ``put`` left."""
+    for path in directory.glob(fsio.TEMPORARY):
+        if path.is_symlink() or not path.is_dir():
+            remove(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file, link or FIFO if it is there."""
     path.unlink(missing_ok=True)

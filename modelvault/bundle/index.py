@@ -1,29 +1,38 @@
 """The values that a bundle is made of: what its index says, and what its files are called. No I/O."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 from modelvault import modelpack
 from modelvault.artifact import Digest, ModelName, StoredModel
-from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
+from modelvault.errors import DigestMismatch, ModelvaultError, TrustRefused, UsageProblem
 
-MAX_INDEX = 64 << 20
-"""Bytes that ``bundle.json`` may have at most."""
+MAX_INDEX = 16 << 20
+"""Bytes that ``bundle.json`` may have at most: room for some 20,000 files, and read in less than 250 MB of memory."""
+MAX_DOCUMENT = 4 << 20
+"""Bytes that a model's manifest, config or recipe may have at most in a bundle."""
 MAX_MEMBER = 4 << 30
 """Bytes of data that a member may have at most; longer blobs are sliced."""
 MIN_VOLUME = 2 << 20
 """The smallest ``volume_size``, in bytes of tar."""
+MAX_VOLUME = 1 << 40
+"""The largest ``volume_size``, in bytes of tar: the frames of a volume are all in memory while it is read."""
 MAX_SEQUENCE = (1 << 53) - 1
 """The largest sequence: what every JSON reader can hold exactly."""
 
+INDEX_FILE = "bundle.json"
+SUMS_FILE = "SHA256SUMS"
+"""Written last: a bundle without it is unfinished."""
+SUFFIX = ".mvbundle"
 OCI_LAYOUT_PATH = "oci-layout"
 INDEX_PATH = "index.json"
 SIGNATURE_SIZE = 64
 """Bytes of an Ed25519 signature."""
 
+_MAX_RUNS = 8  # that an error names
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 
 
@@ -37,6 +46,12 @@ class BundleTooNew(ModelvaultError):
     """A bundle needs something that this version does not know."""
 
     slug = "bundle-too-new"
+
+
+class BundleUnfinished(DigestMismatch):
+    """A bundle lacks volumes, because it was not written to its end."""
+
+    slug = "bundle-unfinished"
 
 
 def refused(reason: str) -> BundleRefused:
@@ -151,7 +166,7 @@ class Index:
     @property
     def directory_name(self) -> str:
         """The name of the directory that holds the bundle."""
-        return f"{self.label}-{self.sequence}.mvbundle"
+        return f"{self.label}-{self.sequence}{SUFFIX}"
 
     @property
     def size(self) -> int:
@@ -170,6 +185,14 @@ class Index:
     def needing(self, blobs: Collection[Digest]) -> tuple[ModelName, ...]:
         """Name the models that need any of these blobs, in the order of the index."""
         return tuple(entry.name for entry in self.models if any(blob.digest in blobs for blob in entry.blobs))
+
+    def called(self, blob: Digest) -> str:
+        """Say what people know a blob as: a file of a model that needs it, else that model's manifest or config."""
+        for entry in self.models:
+            for file in entry.stored.model.files:
+                if file.digest == blob:
+                    return f"{file.path} of {entry.name}"
+        return f"the manifest or config of {', '.join(str(name) for name in self.needing({blob}))}"
 
     def volumes_of(self, blobs: Collection[Digest]) -> tuple[int, ...]:
         """Give the numbers of the volumes that hold a piece of any of these blobs."""
@@ -203,6 +226,17 @@ def check_label(label: str) -> str:
 def volume_name(number: int) -> str:
     """Name the file of a volume; ``number`` counts from 1."""
     return f"volume-{number:04d}.tar.zst"
+
+
+def name_volumes(numbers: Sequence[int]) -> str:
+    """Name volumes for people, as ``volume 3`` or ``volumes 1, 3 to 7``. ``numbers`` ascend."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
+        runs.append((first, number))
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in runs[:_MAX_RUNS]]
+    more = " and others" if len(runs) > _MAX_RUNS else ""
+    return f"volume{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
 
 
 def table_name(number: int) -> str:

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from modelvault import modelpack
 from modelvault.artifact import Digest, StoredModel
+from modelvault.bundle.format import encode
 from modelvault.bundle.index import (
     INDEX_PATH,
+    MAX_DOCUMENT,
+    MAX_INDEX,
     MAX_MEMBER,
     MAX_SEQUENCE,
+    MAX_VOLUME,
     MIN_VOLUME,
     OCI_LAYOUT_PATH,
     Blob,
@@ -62,9 +66,10 @@ def plan_index(models: Sequence[SourceModel], options: PlanOptions) -> Index:
         raise UsageProblem(
             f"not a sequence: {options.sequence}", hint=f"sequences are numbers from 1 to {MAX_SEQUENCE}"
         )
-    if options.volume_size < MIN_VOLUME:
+    if not MIN_VOLUME <= options.volume_size <= MAX_VOLUME:
         raise UsageProblem(
-            f"volumes of {options.volume_size:,} bytes are too small", hint=f"the least is {MIN_VOLUME >> 20}MiB"
+            f"volumes of {options.volume_size:,} bytes are too {'small' if options.volume_size < MIN_VOLUME else 'large'}",
+            hint=f"choose between {MIN_VOLUME >> 20}MiB and {MAX_VOLUME >> 40}TiB",
         )
     entries = tuple(sorted((_entry(model) for model in models), key=lambda entry: entry.name))
     if len({str(entry.name).casefold() for entry in entries}) != len(entries):
@@ -75,7 +80,7 @@ def plan_index(models: Sequence[SourceModel], options: PlanOptions) -> Index:
         Member(OCI_LAYOUT_PATH, len(modelpack.OCI_LAYOUT), Digest.of_bytes(modelpack.OCI_LAYOUT)),
         Member(INDEX_PATH, len(listing), Digest.of_bytes(listing)),
     ]
-    return Index(
+    index = Index(
         label=options.label,
         sequence=options.sequence,
         volume_size=options.volume_size,
@@ -83,9 +88,21 @@ def plan_index(models: Sequence[SourceModel], options: PlanOptions) -> Index:
         blobs=blobs,
         volumes=_cut(layout, blobs, options.volume_size),
     )
+    size = len(encode(index))
+    if size > MAX_INDEX:
+        raise UsageProblem(
+            f"the index would have {size:,} bytes, more than the {MAX_INDEX:,} that a bundle may have",
+            hint="bundle fewer models at a time, or choose a larger --volume-size",
+        )
+    return index
 
 
 def _entry(model: SourceModel) -> ModelEntry:
+    if max(len(model.manifest), len(model.config)) > MAX_DOCUMENT:
+        raise UsageProblem(
+            f"{model.stored.model.name} has {len(model.stored.model.files):,} files: too many for a bundle",
+            hint="take it out, or pull it again without the files that it does not need (--exclude)",
+        )
     recipe = model.stored.model.recipe
     return ModelEntry(
         model.stored.model.name, model.manifest, model.config, modelpack.encode_recipe(recipe) if recipe else None

@@ -5,11 +5,11 @@ to hold is computed from the index and compared.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from os import fstat
 from pathlib import Path
 
 from modelvault import fsio
@@ -18,11 +18,14 @@ from modelvault.bundle import layout
 from modelvault.bundle.codec import decompress
 from modelvault.bundle.format import decode
 from modelvault.bundle.index import (
+    INDEX_FILE,
     MAX_INDEX,
     SIGNATURE_SIZE,
+    SUMS_FILE,
     BundleRefused,
     Index,
     KeyIdentity,
+    name_volumes,
     refused,
     table_name,
     volume_name,
@@ -34,17 +37,14 @@ from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
 Verify = Callable[[bytes, bytes], KeyIdentity]
 """``verify(signature, message)`` tells whose signature it is or raises ``TrustRefused``: ``KeyRing.verify``."""
 
-INDEX_FILE = "bundle.json"
-
 
 class Damage(Exception):
     """Something in a volume is missing or not what it should be. Never reaches the user: reports name volume and frame."""
 
-    def __init__(self, reason: str, *, missing: bool = False) -> None:
-        """``missing`` when the volume or its table is not there at all, rather than wrong."""
+    def __init__(self, reason: str) -> None:
+        """Keep the reason, as the end of a sentence."""
         super().__init__(reason)
         self.reason = reason
-        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,36 @@ class OpenBundle:
     places: tuple[Path, ...]
     verify: Verify | None
 
+    @cached_property
+    def finished(self) -> bool:
+        """Whether the bundle was written to its end. Only words depend on it: nobody signed for the file that tells."""
+        return any(os.path.lexists(place / SUMS_FILE) for place in self.places)
+
+    @cached_property
+    def missing(self) -> tuple[int, ...]:
+        """The volumes that are not there, or whose frame table is not."""
+        return tuple(
+            number for number in range(1, len(self.index.volumes) + 1) if not all(map(self._there, self._files(number)))
+        )
+
+    @cached_property
+    def lack(self) -> str:
+        """Say which volumes are missing, and why."""
+        verb = "is" if len(self.missing) == 1 else "are"
+        what = "missing" if self.finished else "not written yet"
+        return f"{name_volumes(self.missing)} {verb} {what}"
+
+    def _files(self, number: int) -> tuple[str, ...]:
+        table = table_name(number)
+        signature = () if self.verify is None else (f"{table}.sig",)
+        return volume_name(number), table, *signature
+
+    def _there(self, name: str) -> bool:
+        return any(os.path.lexists(place / name) for place in self.places)
+
     def plans(self, number: int) -> tuple[FramePlan, ...]:
         """Compute what the frames of volume ``number`` must hold."""
         return tuple(layout.frames(self.index.volumes[number - 1]))
-
-
-def is_bundle(path: Path) -> bool:
-    """Tell whether ``path`` looks like a bundle: a directory with an index in it."""
-    return path.is_dir() and (path / INDEX_FILE).is_file()
 
 
 def open_bundle(path: Path, verify: Verify | None) -> OpenBundle:
@@ -107,7 +129,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 def load_table(bundle: OpenBundle, number: int, plans: Sequence[FramePlan]) -> FrameTable:
     """Read and verify the frame table of a volume. Raises ``Damage``."""
     name = table_name(number)
-    problem = Damage(f"its frame table {name} is missing", missing=True)
+    problem = Damage(f"its frame table {name} is missing")
     for place in bundle.places:
         try:
             data = _read(place / name, table_limit(len(plans)))
@@ -116,7 +138,7 @@ def load_table(bundle: OpenBundle, number: int, plans: Sequence[FramePlan]) -> F
             if bundle.verify is not None and bundle.signer is not None:
                 signature = _read(place / f"{name}.sig", SIGNATURE_SIZE)
                 if signature is None:
-                    problem = Damage(f"its frame table {name} is not signed", missing=True)
+                    problem = Damage(f"its frame table {name} is not signed")
                     continue
                 if bundle.verify(signature, data).fingerprint != bundle.signer.fingerprint:
                     raise refused(f"{name} is signed by another key than the index")
@@ -142,7 +164,7 @@ class OpenVolume:
     @cached_property
     def excess(self) -> int:
         """By how many bytes the file is longer than its frames; negative if it was cut."""
-        return fstat(self.descriptor).st_size - self.table.size
+        return os.fstat(self.descriptor).st_size - self.table.size
 
     def content(self, position: int, *, thorough: bool = False) -> bytes:
         """Read, verify and decompress the frame at ``position`` (from 0). Raises ``Damage``.
@@ -184,7 +206,7 @@ def open_volume(bundle: OpenBundle, number: int) -> Iterator[OpenVolume]:
     plans = bundle.plans(number)
     table = load_table(bundle, number, plans)
     name = volume_name(number)
-    problem = Damage("it is missing", missing=True)
+    problem = Damage("it is missing")
     for place in bundle.places:
         try:
             opened = fsio.open_regular(place / name)

@@ -1,5 +1,8 @@
 """``README.txt`` of a bundle: what it is, and how to check and restore it with tools that every Linux has. Pure."""
 
+import re
+import textwrap
+
 from modelvault.bundle.index import Index, table_name, volume_name
 
 _TEXT = """\
@@ -56,14 +59,16 @@ your engine looks for them.
 
 The format of bundle.json, {table} and {volume} is specified in modelvault's docs/formats/bundle-v1.md.
 """
-_READ_BACK = "The sums were taken from the medium\n   after writing, past the system's cache:"
-_NOT_READ_BACK = "The sums are of what was written; it was\n   not read back from the medium (--no-readback):"
+_READ_BACK = "The sums were taken from the medium after writing, past the system's cache:"
+_NOT_READ_BACK = "The sums are of what was written; it was not read back from the medium (--no-readback):"
+_WIDTH = 78
+_PROSE = re.compile(r"(?:\d\. |   )?(?=\S)")
 
 
 def readme(index: Index, key: str, *, read_back: bool) -> bytes:
     """Write the text for a bundle that is signed by the key of that name."""
     models = "\n            ".join(str(entry.name) for entry in index.models)
-    return _TEXT.format(
+    text = _TEXT.format(
         label=index.label,
         sequence=index.sequence,
         models=models,
@@ -74,4 +79,26 @@ def readme(index: Index, key: str, *, read_back: bool) -> bytes:
         sums=_READ_BACK if read_back else _NOT_READ_BACK,
         table=table_name(1),
         volume=volume_name(1),
-    ).encode("utf-8")
+    )
+    return "\n\n".join(map(_wrapped, text.split("\n\n"))).encode("utf-8")
+
+
+def _wrapped(paragraph: str) -> str:
+    """Break the lines of prose, which begins at the margin, with a number or under one; commands and tables stay as they are."""
+    lead = _PROSE.match(paragraph)
+    if lead is None:
+        return paragraph
+    indent = " " * len(lead[0])
+    words = paragraph[len(lead[0]) :].split()
+    end = "\n" if paragraph.endswith("\n") else ""
+    return (
+        textwrap.fill(
+            " ".join(words),
+            _WIDTH,
+            initial_indent=lead[0],
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + end
+    )

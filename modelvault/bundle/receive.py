@@ -122,12 +122,16 @@ class _Receiver:
 
     def _look_ahead(self, numbers: Collection[int]) -> None:
         """Fail what needs a volume that is not there, before hours are spent on the rest of it."""
+        missing = set(self._bundle.missing)
         for number in numbers:
+            if number in missing:
+                self._fail_volume(number, self._bundle.lack)
+                continue
             try:
                 with open_volume(self._bundle, number):
                     pass
             except Damage as damage:
-                self._fail_volume(number, damage.reason)
+                self._fail_volume(number, f"volume {number}: {damage.reason}")
 
     def _unallocated(self) -> int:
         """Count the bytes for which the staging directory has no blocks yet."""
@@ -157,11 +161,13 @@ class _Receiver:
                 self._judge(Verdict(blob, hashlib.sha256().hexdigest()), sync)
 
     def _volume(self, number: int, run: "_Run") -> None:
+        if not any(member.digest in self._alive for member in self._bundle.index.volumes[number - 1]):
+            return
         try:
             with open_volume(self._bundle, number) as volume:
                 self._frames(volume, run)
         except Damage as damage:
-            self._fail_volume(number, damage.reason)
+            self._fail_volume(number, f"volume {number}: {damage.reason}")
 
     def _frames(self, volume: OpenVolume, run: "_Run") -> None:
         def take(position: int) -> _Taken:
@@ -252,18 +258,17 @@ class _Receiver:
                     if found != table.frames[position].sha256:
                         return f"volume {number}, frame {position + 1}: its content is not what its table says"
         number = self._bundle.index.volumes_of({blob})[-1]
-        return f"volume {number}: what the bundle holds as {blob} has another digest"
+        return f"volume {number}: what it holds as {self._bundle.index.called(blob)} has another digest"
 
     def _fail_volume(self, number: int, reason: str) -> None:
         for member in self._bundle.index.volumes[number - 1]:
             if member.is_blob and member.size:
-                self._fail(member.digest, f"volume {number}: {reason}")
+                self._fail(member.digest, reason)
 
     def _fail(self, blob: Digest, reason: str) -> None:
         if blob in self._alive:
             self._alive.discard(blob)
             self._failed[blob] = reason
-            self._progress.log(f"{blob}: {reason}")
 
     def _is_alive(self, piece: Piece) -> bool:
         return piece.member.is_blob and piece.digest in self._alive

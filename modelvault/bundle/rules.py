@@ -7,6 +7,7 @@ from modelvault.artifact import Digest
 from modelvault.bundle.index import (
     INDEX_PATH,
     MAX_MEMBER,
+    MAX_VOLUME,
     MIN_VOLUME,
     OCI_LAYOUT_PATH,
     Index,
@@ -22,8 +23,8 @@ def check(index: Index) -> None:
     """Raise ``ValueError`` (or an error of the model's own) that names the first rule which the index breaks."""
     if not index.sequence:
         raise ValueError("the sequence is zero")
-    if index.volume_size < MIN_VOLUME:
-        raise ValueError(f"volumes of {index.volume_size} bytes are too small")
+    if not MIN_VOLUME <= index.volume_size <= MAX_VOLUME:
+        raise ValueError(f"volumes of {index.volume_size} bytes are too small or too large")
     _check_models(index)
     _check_first_members(index)
     _check_pieces(index)

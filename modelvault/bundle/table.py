@@ -57,22 +57,6 @@ def stored_limit(length: int) -> int:
     return length + (length >> 7) + 1024
 
 
-def encode_table(table: FrameTable) -> bytes:
-    """Write ``volume-NNNN.json``."""
-    return canonical_json(
-        {
-            "format": FORMAT,
-            "index": str(table.index),
-            "volume": table.volume,
-            "size": table.size,
-            "frames": [
-                [frame.offset, frame.stored_length, frame.stored_sha256, frame.length, frame.sha256]
-                for frame in table.frames
-            ],
-        }
-    )
-
-
 def table_limit(frames: int) -> int:
     """Give the most bytes that the table of a volume with this many frames may have."""
     return _REST + _ROW * frames
@@ -87,6 +71,14 @@ class _WireTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     volume: _Count
     size: _Count
     frames: list[tuple[_Count, _Count, str, _Count, str]]
+
+
+def encode_table(table: FrameTable) -> bytes:
+    """Write ``volume-NNNN.json``."""
+    rows = [
+        (frame.offset, frame.stored_length, frame.stored_sha256, frame.length, frame.sha256) for frame in table.frames
+    ]
+    return canonical_json(_WireTable(FORMAT, str(table.index), table.volume, table.size, rows))
 
 
 def decode_table(data: bytes, index: Digest, volume: int, plans: Sequence[FramePlan]) -> FrameTable:

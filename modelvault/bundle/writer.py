@@ -17,7 +17,7 @@ from modelvault.artifact import Digest
 from modelvault.bundle import drive, layout
 from modelvault.bundle.content import BadBlob, BlobReader, Frontier
 from modelvault.bundle.format import encode
-from modelvault.bundle.index import Index, Signer, volume_name
+from modelvault.bundle.index import INDEX_FILE, SUMS_FILE, Index, Signer, table_name, volume_name
 from modelvault.bundle.journal import Journal, journal_path, lock_path
 from modelvault.bundle.pipeline import default_threads
 from modelvault.bundle.readback import read_back
@@ -26,7 +26,6 @@ from modelvault.bundle.volume import Job, VolumeWriter, WrittenVolume
 from modelvault.errors import DigestMismatch, UsageProblem
 from modelvault.progress import Progress
 
-SUMS = "SHA256SUMS"
 README = "README.txt"
 
 
@@ -68,8 +67,8 @@ def write_bundle(
 ) -> Written:
     """Write a bundle, or go on with it where an earlier run of the same index stopped.
 
-    Raises ``DigestMismatch`` for a blob of the vault that is not what its name says, ``NoSpace`` when the drive is full,
-    ``DriveLostData`` when the drive gives back other bytes, ``UsageProblem`` when something else lies in the directory,
+    Raises ``DigestMismatch`` for a blob of the vault that is not what its name says, ``NoSpace`` when the drive has too little room,
+    before anything is written if that can be told, ``DriveLostData`` when the drive gives back other bytes, ``UsageProblem`` when something else lies in the directory,
     ``VaultLocked`` when another process writes the same bundle.
     """
     raw = encode(index)
@@ -78,7 +77,12 @@ def write_bundle(
     with fsio.FileLock(lock, what=f"the bundle {index.directory_name}"):
         journal = Journal(journal_path(options.journals, raw))
         _check_blobs(index, blob_path)
+        if journal.begun and not drive.exists(options.directory):
+            # Another drive than the one it was begun on, or an emptied one: what the journal knows is not there.
+            progress.log(f"{options.directory} is not on the drive any more: it is written again from the start")
+            journal.remove()
         _check_place(options.directory, raw, resuming=journal.begun)
+        fsio.require_space(options.directory, space_needed(index, options.directory))
         journal.begin(raw, options.directory)
         with journal:
             written = _Writer(index, raw, options, BlobReader(index, blob_path), signer).run(journal, progress)
@@ -109,6 +113,15 @@ def bad_blob(index: Index, blob: Digest, what: str) -> DigestMismatch:
     )
 
 
+def space_needed(index: Index, directory: Path) -> int:
+    """Give the bytes that writing a bundle, or the rest of it, takes at most on the drive besides what lies in ``directory`` already."""
+    needed = 0
+    for number, members in enumerate(index.volumes, 1):
+        if not drive.exists(directory / table_name(number)):
+            needed += max(layout.volume_length(members) - drive.length(directory / volume_name(number)), 0)
+    return needed
+
+
 def _check_place(directory: Path, raw_index: bytes, *, resuming: bool) -> None:
     """Refuse to write into a directory that holds something other than this very bundle."""
     if not drive.exists(directory):
@@ -116,7 +129,7 @@ def _check_place(directory: Path, raw_index: bytes, *, resuming: bool) -> None:
     if not directory.is_dir() or directory.is_symlink():
         raise UsageProblem(f"{directory} is in the way", hint="remove it, or choose another place")
     if not resuming and any(directory.iterdir()):
-        index = directory / "bundle.json"
+        index = directory / INDEX_FILE
         same = index.is_file() and index.stat().st_size == len(raw_index) and index.read_bytes() == raw_index
         if not same:
             raise UsageProblem(
@@ -142,7 +155,8 @@ class _Writer:
         with drive.faults(self._directory, needed=lambda: self._content):
             self._directory.mkdir(parents=True, exist_ok=True)
             fsio.fsync_directory(self._directory.parent)
-            drive.remove(self._directory / SUMS)
+            drive.remove(self._directory / SUMS_FILE)
+            drive.sweep(self._directory)
             documents = self._documents()
             for name, data in documents.items():
                 if drive.put(self._directory, name, data) and journal.resumed:
@@ -158,7 +172,7 @@ class _Writer:
         sums |= {volume_name(volume.table.volume): volume.sha256 for volume in volumes if volume.sha256}
         with drive.faults(self._directory, needed=lambda: 0):
             lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-            drive.put(self._directory, SUMS, lines.encode())
+            drive.put(self._directory, SUMS_FILE, lines.encode())
         return Written(
             directory=self._directory,
             index=Digest.of_bytes(self._raw),
@@ -174,19 +188,18 @@ class _Writer:
     def _documents(self) -> dict[str, bytes]:
         """What goes to the drive before the first volume, in this order."""
         return {
-            "bundle.json": self._raw,
-            "bundle.json.sig": self._signer.sign(self._raw),
+            INDEX_FILE: self._raw,
+            f"{INDEX_FILE}.sig": self._signer.sign(self._raw),
             README: readme(self._index, self._signer.name, read_back=self._options.read_back),
             f"{self._signer.name}.pub": self._signer.public_pem,
         }
 
     def _volumes(self, journal: Journal, progress: Progress) -> list[WrittenVolume]:
         threads = self._options.threads or default_threads()
-        label = f"writing {self._directory.name}"
         with (
             ThreadPoolExecutor(threads) as pool,
             ThreadPoolExecutor(2) as side,
-            progress.task(label, self._content, overall=True) as task,
+            progress.task("writing the bundle", self._content, overall=True) as task,
         ):
             job = Job(
                 index=self._index,

@@ -14,10 +14,16 @@ if TYPE_CHECKING:
 
 
 def add(
-    path: Annotated[Path, typer.Argument(help="A .gguf or .safetensors file, or a folder that is one model.")],
-    name: Annotated[str, typer.Option(help="What to call the model.")],
-    license_name: Annotated[str | None, typer.Option("--license", help="Its license, as apache-2.0.")] = None,
-    modelfile: Annotated[Path | None, typer.Option(help="An Ollama Modelfile that travels with the model.")] = None,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A .gguf or .safetensors file, or a folder that is one model.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the model.")],
+    license_name: Annotated[
+        str | None, typer.Option("--license", metavar="LICENSE", help="Its license, as apache-2.0.")
+    ] = None,
+    modelfile: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="An Ollama Modelfile that travels with the model.")
+    ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
     ] = False,
@@ -40,7 +46,7 @@ def add(
 
     def work(progress: Progress) -> "AddResult":
         request = AddRequest(path.expanduser(), ModelName(name), license_name, modelfile, allow_pickle)
-        with Vault.open(default_home()) as vault:
+        with Vault.open(default_home(), log=progress.log) as vault:
             return add(vault, request, progress)
 
     run("add", as_json, work, lines)

@@ -1,5 +1,6 @@
 """All commands, put together. Importing this must stay cheap: operations are imported by the commands that run them."""
 
+import functools
 import sys
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from modelvault.cli import keys, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.catalog import catalog
+from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
 from modelvault.cli.install import install, uninstall
@@ -50,19 +52,20 @@ def modelvault(
     """
 
 
-app.command(no_args_is_help=True)(pull)
-app.command(no_args_is_help=True)(add)
-app.command(no_args_is_help=True)(inspect)
-app.command("list")(list_models)
-app.command(no_args_is_help=True)(show)
-app.command()(verify)
-app.command(no_args_is_help=True)(rm)
-app.command()(gc)
-app.command(no_args_is_help=True)(bundle)
-app.command("import")(import_)
-app.command(no_args_is_help=True)(install)
-app.command(no_args_is_help=True)(uninstall)
-app.command()(serve)
-app.command()(catalog)
+_command = functools.partial(app.command, cls=Command)
+_command(no_args_is_help=True)(pull)
+_command(no_args_is_help=True)(add)
+_command(no_args_is_help=True)(inspect)
+_command("list")(list_models)
+_command(no_args_is_help=True)(show)
+_command()(verify)
+_command(no_args_is_help=True)(rm)
+_command()(gc)
+_command(no_args_is_help=True)(bundle)
+_command("import")(import_)
+_command(no_args_is_help=True)(install)
+_command(no_args_is_help=True)(uninstall)
+_command()(serve)
+_command()(catalog)
 app.add_typer(keys.app, name="keys")
 app.add_typer(registry.app, name="registry")

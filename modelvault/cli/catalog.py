@@ -24,11 +24,10 @@ def catalog(as_json: Json = False) -> None:
 
 def lines(result: "CatalogResult") -> Iterator[str]:
     """Show the table."""
-    rows = [
-        (entry.name, entry.format, entry.license, "yes" if entry.gated else "no", entry.repository)
-        for entry in result.entries
-    ]
-    yield from table(("name", "format", "license", "gated", "repository"), rows)
+    rows = [(entry.name, entry.format, entry.repository) for entry in result.entries]
+    yield from table(("name", "format", "repository"), rows)
+    if gated := [entry.name for entry in result.entries if entry.gated]:
+        yield f"gated, so they need an account with access: {', '.join(gated)}"
     unverified = sum(not entry.verified for entry in result.entries)
     if unverified:
         yield f"{unverified} of {len(rows)} entries were not checked online yet; `pull` says so when you use one"

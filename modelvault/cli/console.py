@@ -1,6 +1,9 @@
 """What a person sees while something runs: tqdm bars on a terminal, a few plain lines anywhere else."""
 
+import os
+import re
 import sys
+import textwrap
 import threading
 import time
 from types import TracebackType
@@ -11,6 +14,8 @@ from modelvault.progress import Task
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+_CODE = re.compile(r"`[^`]*`")
+_GLUE = "\0"  # in no text that is shown
 _LINE_EVERY = 10.0  # seconds between plain progress lines of the task for the whole
 
 
@@ -40,11 +45,30 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def terminal_width(stream: TextIO) -> int:
+    """Give the columns of a terminal."""
+    return os.get_terminal_size(stream.fileno()).columns or 80  # one that was never given a size says 0
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Break prose at the width of a terminal; elsewhere it stays on one line. A command in backticks is never broken."""
+    if not stream.isatty():
+        return text
+    width = terminal_width(stream)
+    lines = (_CODE.sub(lambda code: code[0].replace(" ", _GLUE), line) for line in text.split("\n"))
+    broken = (
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
+    return "\n".join(broken).replace(_GLUE, " ")
+
+
 class _Bar:
     """A task as a tqdm bar. tqdm's own lock makes ``update`` safe from any thread."""
 
-    def __init__(self, bar: "tqdm[Any]") -> None:
+    def __init__(self, bar: "tqdm[Any]", stream: TextIO) -> None:
         self._bar = bar
+        self._stream = stream
         self._lock = threading.Lock()
 
     def advance(self, amount: int) -> None:
@@ -57,7 +81,14 @@ class _Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        with self._lock:
+            if error is None or not self._bar.leave:
+                self._bar.close()
+                return
+            # What went wrong is said next, and on lines of its own: nothing stays of the bars, nor of the ^C among them.
+            self._bar.leave = False
+            self._bar.close()
+            self._stream.write("\x1b[J")
 
 
 class BarProgress:
@@ -71,7 +102,7 @@ class BarProgress:
         """Print a line above the bars."""
         from tqdm import tqdm
 
-        tqdm.write(message, file=self._stream)
+        tqdm.write(wrapped(message, self._stream), file=self._stream)
 
     def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> Task:
         """Open a bar with rate and time left."""
@@ -87,10 +118,16 @@ class BarProgress:
             unit_scale=True,
             leave=overall,
             file=self._stream,
-            dynamic_ncols=True,
+            ncols=_columns(self._stream),
             mininterval=0.2,
         )
-        return _Bar(bar)
+        bar.dynamic_ncols = lambda stream: (_columns(stream), None)  # type: ignore[assignment]  # tqdm asks it at each drawing
+        return _Bar(bar, self._stream)
+
+
+def _columns(stream: TextIO) -> int:
+    """Give the width of a bar: the terminal's, less the ^C that it shows at the end of one and must not wrap."""
+    return terminal_width(stream) - 3
 
 
 class _Lines:

@@ -1,19 +1,19 @@
 """``modelvault import``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelvault.cli.console import human_size, human_time
-from modelvault.cli.install import Engines, Link, Owner, engine_lines
+from modelvault.cli.install import Engines, Link, Modelfile, Owner, engine_lines
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import ImportResult, ImportsResult
+    from modelvault.results import EngineStep, ImportModel, ImportResult, ImportsResult
 
 
 def import_(
@@ -29,6 +29,7 @@ def import_(
     ] = None,
     link: Link = "auto",
     owner: Owner = None,
+    modelfile: Modelfile = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Import though nobody trusted signed: no proof of origin.")
     ] = False,
@@ -59,12 +60,12 @@ def import_(
         request = ImportRequest(
             paths=tuple(path.expanduser() for path in paths or ()),
             only=tuple(ModelName(name) for name in only or ()),
-            placement=Placement.parse(engine or [], name=as_name, link=link, owner=owner),
+            placement=Placement.parse(engine or [], name=as_name, link=link, owner=owner, modelfile=modelfile),
             allow_unsigned=allow_unsigned,
             allow_older=allow_older,
             dry_run=dry_run,
         )
-        with Vault.prospective(default_home()) as vault:
+        with Vault.prospective(default_home(), log=progress.log) as vault:
             return import_bundles(vault, request, progress)
 
     run("import", as_json, work, lines)
@@ -81,14 +82,38 @@ def lines(result: "ImportsResult") -> Iterator[str]:
 def _import_lines(result: "ImportResult") -> Iterator[str]:
     bundle = result.bundle
     signer = f"signed by {bundle.signer}" if bundle.signer else "NOT signed by anyone trusted"
-    yield f"{bundle.path}: label {bundle.label}, sequence {bundle.sequence}, {signer}"
-    rows = [(model.name, human_size(model.size), human_size(model.new_bytes), model.outcome) for model in result.models]
+    yield f"{bundle.path}"
+    yield f"  label {bundle.label}, sequence {bundle.sequence}; {signer}"
+    rows = [
+        (model.name, human_size(model.size), human_size(model.new_bytes), _outcome(model, result.installs))
+        for model in result.models
+    ]
     yield from table(("model", "size", "from the drive", "outcome"), rows, right=(1, 2))
     for model in result.models:
         if model.reason:
             yield f"  {model.name}: {model.reason}"
-    if not result.dry_run:
-        received = sum(model.new_bytes for model in result.models if model.outcome != "refused")
-        rate = human_size(received / max(result.seconds, 1e-3))
-        yield f"verified and received {human_size(received)} in {human_time(result.seconds)} ({rate}/s) into {result.vault}"
+    for disk in result.disks:
+        yield f"needs {human_size(disk.needed)} of {human_size(disk.free)} that are free on the file system of {disk.path}"
+    yield from _sum(result)
     yield from engine_lines(result.installs, dry_run=result.dry_run)
+
+
+def _outcome(model: "ImportModel", installs: "Sequence[EngineStep]") -> str:
+    steps = [step for step in installs if step.model == model.name]
+    if model.outcome == "installed" and all(step.already for step in steps):
+        return "installed already"
+    return "here already" if model.outcome == "received" and not model.new_bytes else model.outcome
+
+
+def _sum(result: "ImportResult") -> Iterator[str]:
+    """Say what came off the drive; nothing if nothing could."""
+    here = [model for model in result.models if model.outcome != "refused"]
+    if result.dry_run or not here:
+        return
+    received, took = sum(model.new_bytes for model in here), human_time(result.seconds)
+    if not received:
+        yield f"everything was here already: nothing was read from the drive ({took})"
+        return
+    resumed = f", of which {human_size(result.resumed)} were here already" if result.resumed else ""
+    yield f"verified and received {human_size(received)}{resumed}, in {took}"
+    yield f"  into {result.vault}"

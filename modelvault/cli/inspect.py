@@ -18,7 +18,9 @@ _VALUE_WIDTH = 44
 
 
 def inspect(
-    paths: Annotated[list[Path], typer.Argument(help="GGUF or safetensors files, model folders, bundles.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="GGUF or safetensors files, model folders, bundles.")
+    ],
     metadata: Annotated[bool, typer.Option("--metadata", help="Show every metadata key too.")] = False,
     as_json: Json = False,
 ) -> None:

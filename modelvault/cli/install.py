@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
@@ -20,15 +21,27 @@ Engines = Annotated[
         "--engine",
         metavar="ENGINE[=DIR]",
         help="ollama[=MODELS_DIR], vllm[=HF_HUB_CACHE] or folder=DIR. Repeatable; else those found here.",
+        autocompletion=completion.engines,
     ),
 ]
-Link = Annotated[str, typer.Option(metavar="auto|hard|reflink|copy", help="How bytes get into the engine's directory.")]
+Link = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|hard|reflink|copy",
+        help="How bytes get into the engine's directory.",
+        autocompletion=completion.links,
+    ),
+]
 Owner = Annotated[str | None, typer.Option(metavar="USER:GROUP", help="Who owns the installed files.")]
-Modelfile = Annotated[Path | None, typer.Option(help="An Ollama Modelfile to use instead of the model's own.")]
+Modelfile = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="An Ollama Modelfile to use instead of the model's own.")
+]
 
 
 def install(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `list` prints.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name that `list` prints.", autocompletion=completion.models)
+    ],
     engine: Engines = None,
     as_name: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="The engine's name for the model.")
@@ -54,7 +67,7 @@ def install(
 
     def work(progress: "Progress") -> "InstallResult":
         placement = Placement.parse(engine or [], name=as_name, link=link, owner=owner, modelfile=modelfile)
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.open(default_home(), create=False, log=progress.log) as vault:
             return install(vault, ModelName(model), placement, progress, dry_run=dry_run)
 
     run("install", as_json, work, lambda result: engine_lines(result.installs, dry_run=result.dry_run))
@@ -65,7 +78,10 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
     if not steps:
         return
     yield ""
-    rows = [(step.installed_name, step.engine, step.link, human_size(step.extra_bytes)) for step in steps]
+    rows = [
+        (step.installed_name, step.engine, "there already" if step.already else step.link, human_size(step.extra_bytes))
+        for step in steps
+    ]
     header = ("would install as" if dry_run else "installed as", "engine", "placed by", "extra bytes")
     yield from table(header, rows, right=(3,))
     for directory in dict.fromkeys(step.directory for step in steps):
@@ -79,8 +95,16 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
 
 
 def uninstall(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The vault's or the engine's name of the model.")],
-    engine: Annotated[str, typer.Option(metavar="ENGINE[=DIR]", help="Which engine to remove it from.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The vault's or the engine's name of the model.", autocompletion=completion.models
+        ),
+    ],
+    engine: Annotated[
+        str,
+        typer.Option(metavar="ENGINE[=DIR]", help="Which engine to remove it from.", autocompletion=completion.engines),
+    ],
     as_json: Json = False,
 ) -> None:
     """Remove a model from an engine.

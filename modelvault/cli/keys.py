@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli.help import Command
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -31,9 +32,9 @@ def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, 
     run(f"keys {command}", as_json, opened, lines)
 
 
-@app.command()
+@app.command(cls=Command)
 def new(
-    name: Annotated[str, typer.Argument(help="What to call the key.")] = "default",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the key.")] = "default",
     as_json: Json = False,
 ) -> None:
     """Make a signing key; its public half lies beside it as NAME.pub.
@@ -47,7 +48,7 @@ def new(
     _run("new", as_json, lambda vault: new_key(vault, name))
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_keys(as_json: Json = False) -> None:
     """List the vault's own keys and the trusted ones.
 
@@ -60,12 +61,14 @@ def list_keys(as_json: Json = False) -> None:
     _run("list", as_json, list_keys, create=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
-    name: Annotated[str | None, typer.Argument(help="Which key; all own keys if left away.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which key; all own keys if left away.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a key's fingerprint: read it here, on the connected side, and carry it separately.
+    """Show a key's fingerprint.
+
+    Read it here, on the connected side, and carry it separately.
 
     \b
     Example:
@@ -76,16 +79,20 @@ def show(
     _run("show", as_json, lambda vault: show_keys(vault, name), create=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def trust(
-    file: Annotated[Path, typer.Argument(help="The public key (NAME.pub), as it lies in the bundle.")],
-    fingerprint: Annotated[str | None, typer.Option(help="What `keys show` printed on the connected side.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the key here; the file's name by default.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="PATH", help="The public key (NAME.pub), as it lies in the bundle.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="What `keys show` printed on the connected side.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call the key here; the file's name by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accept a key's signatures from now on, after comparing its fingerprint with the one you carried.
+    """Accept a key's signatures from now on.
 
-    Without --fingerprint the fingerprint is asked for on a terminal.
+    Its fingerprint is compared with the one you carried; without --fingerprint that is asked for on a terminal.
 
     \b
     Example:
@@ -104,7 +111,7 @@ def trust(
     _run("trust", as_json, lambda vault: trust_key(vault, file.expanduser(), name, lambda: fingerprint or ask()))
 
 
-@app.command()
+@app.command(cls=Command)
 def revoke(
     key: Annotated[str, typer.Argument(metavar="NAME | FINGERPRINT", help="Which trusted key.")],
     as_json: Json = False,

@@ -30,20 +30,23 @@ def list_models(as_json: Json = False) -> None:
 
 
 def lines(result: "ListResult") -> Iterator[str]:
-    """Show the table."""
-    if not result.models:
+    """Show the table, and what is not in it yet."""
+    if result.models:
+        rows = [
+            (
+                model.name,
+                model.format,
+                model.quantization or "-",
+                str(model.files),
+                human_size(model.size),
+                model.manifest.short,
+            )
+            for model in result.models
+        ]
+        yield from table(("model", "format", "quantization", "files", "size", "manifest"), rows, right=(3, 4))
+        size = human_size(sum(model.size for model in result.models))
+        yield f"{counted(len(rows), 'model')}, {size} in {result.vault}"
+    else:
         yield f"the vault {result.vault} is empty"
-        return
-    rows = [
-        (
-            model.name,
-            model.format,
-            model.quantization or "-",
-            str(model.files),
-            human_size(model.size),
-            model.manifest.short,
-        )
-        for model in result.models
-    ]
-    yield from table(("model", "format", "quantization", "files", "size", "manifest"), rows, right=(3, 4))
-    yield f"{counted(len(rows), 'model')}, {human_size(sum(model.size for model in result.models))} in {result.vault}"
+    for part in result.partial:
+        yield f"not complete yet: {part.name or 'a transfer'}, {human_size(part.here)} of {human_size(part.size)} here"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size, human_time
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
@@ -14,15 +15,26 @@ if TYPE_CHECKING:
 
 
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME | ORG/NAME[:QUANT]", help="A catalog name or a Hub repository.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the main branch if left away.")] = None,
-    quant: Annotated[str | None, typer.Option(help="Which GGUF of the repository, as Q4_K_M.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME | ORG/NAME[:QUANT]",
+            help="A catalog name or a Hub repository.",
+            autocompletion=completion.catalog,
+        ),
+    ],
+    revision: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit; the main branch if left away.")
+    ] = None,
+    quant: Annotated[str | None, typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave these files. Repeatable.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Another hub or a mirror.")] = None,
-    connections: Annotated[int | None, typer.Option(min=1, max=64, help="Connections at once; 8 by default.")] = None,
+    connections: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=64, help="Connections at once; 8 by default.")
+    ] = None,
     limit_rate: Annotated[str | None, typer.Option(metavar="RATE", help="Bytes per second in all, as 20M.")] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
@@ -58,7 +70,7 @@ def pull(
             allow_pickle=allow_pickle,
             dry_run=dry_run,
         )
-        with Vault.prospective(default_home()) as vault:
+        with Vault.prospective(default_home(), log=progress.log) as vault:
             return pull(vault, request, progress)
 
     run("pull", as_json, work, lines)
@@ -85,11 +97,11 @@ def lines(result: "PullPlan | PullResult") -> Iterator[str]:
     if result.unchanged:
         yield f"{plan.name} is in the vault already ({human_size(result.model.size)})"
     else:
-        rate = human_size(result.received / max(result.seconds, 1e-3))
         yield f"{plan.name}: {counted(result.model.files, 'file')}, {human_size(result.model.size)}, every digest verified"
+        # No rate: the line of the transfer above has it, and the time here is that of the checks too.
         yield (
-            f"received {human_size(result.received)} in {human_time(result.seconds)} ({rate}/s), "
-            f"{human_size(result.reused)} were here"
+            f"received {human_size(result.received)}, {human_size(result.reused)} were here; "
+            f"{human_time(result.seconds)} in all"
         )
     yield f"manifest {result.model.manifest}"
     yield f"next: modelvault bundle {plan.name} --to DIRECTORY"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from modelvault.cli.console import counted
+from modelvault.cli.help import Command
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ def registry() -> None:
     """The SQLite database that indexes the vault."""
 
 
-@app.command()
+@app.command(cls=Command)
 def rebuild(as_json: Json = False) -> None:
     """Make the registry anew from the layout and the event log.
+
+    Where the list of models (index.json) is lost or damaged, it is restored first, from the event log.
 
     \b
     Example:
@@ -33,7 +36,7 @@ def rebuild(as_json: Json = False) -> None:
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> "RebuildResult":
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.prospective(default_home(), log=progress.log) as vault:
             return rebuild(vault, progress)
 
     run("registry rebuild", as_json, work, lines)
@@ -41,6 +44,8 @@ def rebuild(as_json: Json = False) -> None:
 
 def lines(result: "RebuildResult") -> Iterator[str]:
     """Show what came back, and what did not."""
+    if result.listed:
+        yield f"index.json was lost and lists again: {', '.join(result.listed)}"
     for damage in result.damage:
         yield f"cannot be read: {damage.where}: {damage.problem}"
     yield (

@@ -1,19 +1,25 @@
 """``modelvault rm`` and ``modelvault gc``."""
 
 from collections.abc import Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
+    from modelvault.progress import Progress
     from modelvault.results import GcResult, RemoveResult
 
 
 def rm(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `list` prints.")], as_json: Json = False
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name that `list` prints.", autocompletion=completion.models)
+    ],
+    as_json: Json = False,
 ) -> None:
     """Take a model out of the vault's list.
 
@@ -28,8 +34,8 @@ def rm(
     from modelvault.operations.rm import remove
     from modelvault.vault import Vault
 
-    def work(_: object) -> "RemoveResult":
-        with Vault.open(default_home(), create=False) as vault:
+    def work(progress: "Progress") -> "RemoveResult":
+        with Vault.open(default_home(), create=False, log=progress.log) as vault:
             return remove(vault, ModelName(model))
 
     run("rm", as_json, work, _removed)
@@ -37,8 +43,11 @@ def rm(
 
 def _removed(result: "RemoveResult") -> Iterator[str]:
     yield f"removed {result.model} from {result.vault}"
+    if result.installs:
+        yield "still installed; to remove it there:"
     for install in result.installs:
-        yield f"still installed: {install} (`modelvault uninstall` removes it)"
+        where = f"{install.engine}={install.directory}"
+        yield f"  modelvault uninstall {quote(install.installed_name)} --engine {quote(where)}"
     if result.freeable is not None:
         yield f"`modelvault gc` would now free {human_size(result.freeable)}"
 
@@ -60,8 +69,8 @@ def gc(
     from modelvault.operations.gc import collect
     from modelvault.vault import Vault
 
-    def work(_: object) -> "GcResult":
-        with Vault.open(default_home(), create=False) as vault:
+    def work(progress: "Progress") -> "GcResult":
+        with Vault.open(default_home(), create=False, log=progress.log) as vault:
             return collect(vault, dry_run=dry_run, partial=partial)
 
     run("gc", as_json, work, _collected)

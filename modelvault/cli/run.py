@@ -1,6 +1,5 @@
 """The frame around every command: run one operation, render its result or its error, end with the right exit code."""
 
-import errno
 import json
 import os
 import signal
@@ -10,23 +9,13 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from modelvault.cli.console import console_progress
-from modelvault.errors import Interrupted, ModelvaultError, PartlyDone
+from modelvault.cli.console import console_progress, wrapped
+from modelvault.errors import Interrupted, ModelvaultError, PartlyDone, of_the_system
 from modelvault.progress import Progress
 
 Result = TypeVar("Result")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-
-
-_SYSTEM_HINTS = {
-    errno.EACCES: "run the command as a user who may read and write there",
-    errno.EPERM: "run the command as a user who may read and write there",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EIO: "the medium or its cable is failing: look at the kernel's log with dmesg",
-    errno.ENOTDIR: "a directory is needed where something else lies",
-}
-"""What to do about what only the system has to say."""
 
 
 def run(
@@ -45,10 +34,7 @@ def run(
             _print_lines(render(error.result))  # type: ignore[arg-type]  # an error carries its own command's result
         _fail(command, as_json, error)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        reason = (error.strerror or str(error)).lower()
-        hint = _SYSTEM_HINTS.get(error.errno or 0)
-        _fail(command, as_json, ModelvaultError(f"{where}{reason}", hint=hint, errno=error.errno))
+        _fail(command, as_json, of_the_system(error))
     except Exception as error:
         if "MODELVAULT_TRACEBACK" in os.environ:
             raise
@@ -98,9 +84,10 @@ _COLORS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "hint": ty
 
 def _say(kind: str, text: str) -> None:
     label = f"{kind}:"
+    said = wrapped(f"{label} {printable(text)}", sys.stderr)
     if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        label = typer.style(label, fg=_COLORS[kind])
-    print(f"{label} {printable(text)}", file=sys.stderr)
+        said = typer.style(label, fg=_COLORS[kind]) + said.removeprefix(label)
+    print(said, file=sys.stderr)
 
 
 def printable(text: str) -> str:

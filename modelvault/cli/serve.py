@@ -1,5 +1,6 @@
 """``modelvault serve``."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8765,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8765,
     as_json: Json = False,
 ) -> None:
     """Offer the vault as a read-only Hub.
@@ -39,5 +42,7 @@ def serve(
                 port,
                 lambda url: progress.log(f"serving {vault.root} at {url} (Ctrl-C ends it)"),
             )
+            # On a line of its own: the terminal has shown ^C without an end of line.
+            progress.log("\nstopped" if sys.stderr.isatty() else "stopped")
 
     run_command("serve", as_json, work, lambda _: ())

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size
 from modelvault.cli.inspect import metadata_lines
 from modelvault.cli.run import Json, run
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def show(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `list` prints.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A name that `list` prints.", autocompletion=completion.models)
+    ],
     metadata: Annotated[bool, typer.Option("--metadata", help="Show every metadata key of its files too.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,25 +1,33 @@
-"""Tables that fit 80 columns."""
+"""Tables that fit the terminal, and lose nothing of what they show."""
 
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
-
-_WIDTH = 80
+from itertools import zip_longest
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
-    """Lay out rows under a header, two spaces between columns; the widest columns give way when the line is too long.
+    """Lay out rows under a header, two spaces between columns.
 
+    On a terminal the widest columns are folded when the line is too long; anywhere else, where programs read it, no line is.
     ``right`` names the columns, by number, that are set flush right.
     """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    yield from fit(header, rows, right=right, width=width)
+
+
+def fit(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], width: int | None
+) -> Iterator[str]:
+    """Lay out for lines of ``width`` characters at most; ``None``: as long as they are."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    while sum(widths) + 2 * (len(widths) - 1) > _WIDTH:
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 1:
         widths[widths.index(max(widths))] -= 1
     for row in [header, *rows]:
-        cells = [_cell(text, widths[i], flush_right=i in right) for i, text in enumerate(row)]
-        yield "  ".join(cells).rstrip()
+        for cells in zip_longest(*map(_fold, row, widths), fillvalue=""):
+            line = [text.rjust(widths[i]) if i in right else text.ljust(widths[i]) for i, text in enumerate(cells)]
+            yield "  ".join(line).rstrip()
 
 
-def _cell(text: str, width: int, *, flush_right: bool) -> str:
-    if len(text) > width:
-        keep = width - 1
-        text = text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
-    return text.rjust(width) if flush_right else text.ljust(width)
+def _fold(text: str, width: int) -> list[str]:
+    return [text[at : at + width] for at in range(0, max(len(text), 1), width)]

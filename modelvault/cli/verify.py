@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size, human_time
 from modelvault.cli.run import Json, run
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 def verify(
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL | BUNDLE", help="Names, or paths of bundles; else all models."),
+        typer.Argument(
+            metavar="MODEL | BUNDLE",
+            help="Names, or paths of bundles; else all models.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Check a bundle's frames though its signer is unknown.")
@@ -44,7 +49,7 @@ def verify(
         if path is not None:
             keys = Vault.keys_of(default_home())
             return verify_bundle(path, keys, progress, allow_unsigned=allow_unsigned)
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.open(default_home(), create=False, log=progress.log) as vault:
             return verify(vault, names, progress)
 
     run("verify", as_json, work, lines)

@@ -13,6 +13,7 @@ from modelvault.engines.base import (
     LinkMode,
     Owner,
     PlannedFile,
+    Removal,
     Surroundings,
     Target,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "LinkMode",
     "Owner",
     "PlannedFile",
+    "Removal",
     "Surroundings",
     "Target",
     "engines",
@@ -45,13 +47,12 @@ def engines(surroundings: Surroundings | None = None) -> Mapping[str, Engine]:
     return {adapter.name: adapter for adapter in adapters}
 
 
-def parse_target(text: str, surroundings: Surroundings | None = None) -> Target:
-    """Read ``ollama``, ``ollama=DIR``, ``vllm=DIR`` or ``folder=DIR``.
+def parse_target(text: str, known: Mapping[str, Engine]) -> Target:
+    """Read ``ollama``, ``ollama=DIR``, ``vllm=DIR`` or ``folder=DIR``; ``known`` are the adapters by name.
 
     Without a directory: the one that is detected, else the engine's default. Raises ``UsageProblem`` for an engine that is not
     known, or one that needs a directory.
     """
-    known = engines(surroundings)
     name, equals, directory = text.partition("=")
     if name not in known:
         raise UsageProblem(f"no such engine: {name!r}", hint=f"known engines: {', '.join(known)}", engine=name)

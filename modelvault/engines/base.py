@@ -178,12 +178,13 @@ class InstallRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file that an install would place, with how. ``size`` in bytes."""
+    """One file of an install, with how it would get there, or got ``there`` before. ``size`` in bytes."""
 
     path: Path
     digest: Digest | None
     size: int
     link: str
+    there: bool = False
 
     def __post_init__(self) -> None:
         """Keep the plain string of a ``LinkKind``, as in a record."""
@@ -206,7 +207,15 @@ class InstallPlan:
     @property
     def extra_bytes(self) -> int:
         """The bytes that the engine's file system has to hold in addition."""
-        return sum(file.size for file in self.files if file.link in _TAKES_SPACE)
+        return sum(file.size for file in self.files if file.link in _TAKES_SPACE and not file.there)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What an uninstall took away, and what it ``kept`` because it is no longer what was installed."""
+
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +281,8 @@ class Engine(Protocol):
         """
         ...
 
-    def uninstall(self, record: InstallRecord) -> list[str]:
-        """Remove what was installed and nothing else; give the paths that went."""
+    def uninstall(self, record: InstallRecord) -> Removal:
+        """Remove what was installed and nothing else: files that were changed since stay. Raises ``EngineRefused``."""
         ...
 
     def next_steps(self, record: InstallRecord) -> list[str]:

@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from modelvault.artifact import Digest
 from modelvault.engines.base import InstalledFile, InstallRecord
-from modelvault.engines.ground import hash_file
+from modelvault.fsio import hash_file
+
+_EDITABLE = 64 << 20  # bytes
 
 
 def check_file(path: Path, file: InstalledFile, fresh: Mapping[str, Path]) -> str | None:
@@ -37,6 +40,20 @@ def check_files(record: InstallRecord, fresh: Mapping[str, Path]) -> list[str]:
     """Hash every file of a record and list what is wrong; see ``check_file``."""
     problems = (check_file(Path(record.directory) / file.path, file, fresh) for file in record.files)
     return [problem for problem in problems if problem]
+
+
+def is_changed(path: Path, file: InstalledFile) -> bool:
+    """Whether something lies at ``path`` that is not what was installed there.
+
+    Of large files the size decides: nobody edits weights by hand, and hashing 70 GB only to remove them helps nobody.
+    """
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+        return True
+    return file.size <= _EDITABLE and hash_file(path) != Digest.parse(file.digest)
 
 
 def remove_empty(directory: Path, root: Path) -> None:

@@ -14,9 +14,10 @@ from modelvault.engines.base import (
     InstallRequest,
     LinkKind,
     PlannedFile,
+    Removal,
     Target,
 )
-from modelvault.engines.checks import check_files, remove_empty
+from modelvault.engines.checks import check_files, is_changed, remove_empty
 from modelvault.engines.ground import exchange, in_the_way, locked, refusals, remove_file, staging, sweep
 from modelvault.engines.marker import Marker, read_marker
 from modelvault.engines.place import Placer, Wanted
@@ -55,12 +56,13 @@ class FolderEngine:
         placer = Placer.of(request)
         files = [
             PlannedFile(
-                root / wanted_path,
+                root / path,
                 wanted.digest,
                 wanted.size,
-                standing.get(wanted_path) or placer.predict(wanted, root),
+                standing.get(path) or placer.predict(wanted, root),
+                there=path in standing,
             )
-            for wanted_path, wanted in _wanted(request)
+            for path, wanted in _wanted(request)
         ]
         if len(standing) < len(files):
             data = _marker(request, {str(file.path): file.link for file in files}).encode()
@@ -144,28 +146,34 @@ class FolderEngine:
         """Hash every file."""
         return check_files(record, fresh)
 
-    def uninstall(self, record: InstallRecord) -> list[str]:
-        """Remove the files that we placed, and the directories that are empty then."""
+    def uninstall(self, record: InstallRecord) -> Removal:
+        """Remove the files that we placed and nobody changed, and the directories that are empty then."""
         directory = Path(record.directory)
         root = directory / record.installed_name
         if not root.is_dir():
-            return []
+            return Removal()
         if root.is_symlink():
             raise in_the_way(root, "it is a link, and not the directory that was installed")
-        removed = []
-        uid = directory.stat().st_uid
+        removed, kept = [], []
         with refusals(root), locked(directory):
             marker = read_marker(root / MARKER)
             if marker is not None and str(marker.manifest) != record.manifest:
-                return []
-            recorded = {file.path.removeprefix(f"{root.name}/"): file.link for file in record.files}
-            kinds = marker.files if marker is not None else recorded
-            ours = [path for path in recorded if kinds.get(path, LinkKind.PRESENT) != LinkKind.PRESENT]
-            for path in [*ours, MARKER]:
-                if (root / path).parent.is_dir() and remove_file(root / path, uid):
-                    removed.append(str(root / path))
-                remove_empty((root / path).parent, directory)
-        return removed
+                return Removal()
+            for file in record.files:
+                path = directory / file.path
+                kinds = marker.files if marker is not None else {}
+                kind = kinds.get(path.relative_to(root).as_posix(), LinkKind.PRESENT if marker else file.link)
+                if kind == LinkKind.PRESENT:
+                    continue
+                if is_changed(path, file):
+                    kept.append(str(path))
+                elif remove_file(directory, file.path):
+                    removed.append(str(path))
+                remove_empty(path.parent, directory)
+            if remove_file(directory, f"{root.name}/{MARKER}"):
+                removed.append(str(root / MARKER))
+            remove_empty(root, directory)
+        return Removal(tuple(removed), tuple(kept))
 
     def next_steps(self, record: InstallRecord) -> list[str]:
         """Name the usual command for what lies there: llama.cpp for GGUF, else vLLM by path."""

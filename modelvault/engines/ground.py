@@ -1,19 +1,17 @@
-"""Care for an engine's directory: refusals in words, a lock, staging names, clearing up, swapping, hashing."""
+"""Care for an engine's directory: refusals in words, a lock, staging names, clearing up, swapping."""
 
 import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.artifact import Digest
+from modelvault.engines.base import Owner
 from modelvault.errors import EngineRefused, VaultLocked
 
 _PREFIX, _SUFFIX = ".modelvault-", ".tmp"
@@ -43,15 +41,20 @@ def standing_on(directory: Path, uid: int) -> Iterator[Path]:
     """Hold on to a directory in which root works for the user ``uid``, and give a name for it that nobody can exchange.
 
     Whoever owns an engine's directory could put a link to one of root's in it. So a directory reached through a link has to belong
-    to that user itself. Raises ``EngineRefused``.
+    to that user itself; for root, the links have to be root's own. Raises ``EngineRefused``.
     """
-    if os.geteuid() != 0 or uid == 0:
+    if os.geteuid() != 0 or os.uname().sysname != "Linux":
         yield directory
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         here = Path(f"/proc/self/fd/{descriptor}")
-        if os.fstat(descriptor).st_uid != uid and here.readlink() != directory.absolute():
+        if here.readlink() != directory.absolute():
+            links = [path.lstat().st_uid for path in (directory, *directory.parents) if path.is_symlink()]
+            trusted = os.fstat(descriptor).st_uid == uid if uid else bool(links) and not any(links)
+        else:
+            trusted = True
+        if not trusted:
             raise EngineRefused(
                 f"{directory} leads to a directory that does not belong to the engine's user",
                 hint="name the real directory, or give it to the engine's user",
@@ -62,9 +65,23 @@ def standing_on(directory: Path, uid: int) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def remove_file(path: Path, uid: int) -> bool:
-    """Remove a file or link of an engine that belongs to the user ``uid``; ``False`` if there was none."""
-    with standing_on(path.parent, uid) as here:
+def keeper(directory: Path, relative: str) -> Owner:
+    """Tell for whom root works on a file of an engine's directory: the directory's owner, else whom ``--owner`` named.
+
+    What a link leads to never decides: it could be anybody's.
+    """
+    status = directory.stat()
+    if status.st_uid == 0:
+        status = (directory / Path(relative).parts[0]).lstat()
+    return Owner(status.st_uid, status.st_gid)
+
+
+def remove_file(directory: Path, relative: str) -> bool:
+    """Remove a file or link of an engine's directory; ``False`` if there was none. Raises as ``standing_on`` does."""
+    path = directory / relative
+    if not path.parent.is_dir():
+        return False
+    with standing_on(path.parent, keeper(directory, relative).uid) as here:
         name = here / path.name
         if not (name.is_symlink() or name.exists()):
             return False
@@ -126,22 +143,6 @@ def staging(directory: Path) -> Iterator[Path]:
         if path.is_dir():
             shutil.rmtree(path)
         raise
-
-
-def hash_file(path: Path, *, on_bytes: Callable[[int], object] | None = None) -> Digest:
-    """Compute the SHA-256 of a regular file (links are followed). Raises ``OSError``, ``IsADirectoryError`` among them."""
-    # O_NONBLOCK: a FIFO in an engine's directory must not stop us before fstat can tell.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", buffering=0) as reader:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EEXIST, "not a regular file", str(path))
-        state = hashlib.sha256()
-        buffer = memoryview(bytearray(4 * fsio.BLOCK))
-        while count := reader.readinto(buffer):
-            state.update(buffer[:count])
-            if on_bytes is not None:
-                on_bytes(count)
-    return Digest.sha256(state.hexdigest())
 
 
 def in_the_way(path: Path, detail: str) -> EngineRefused:

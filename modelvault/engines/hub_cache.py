@@ -16,7 +16,7 @@ from modelvault.artifact import Algorithm, Digest, FileSpec
 from modelvault.engines.base import InstalledFile, InstallRecord, InstallRequest, LinkKind
 from modelvault.engines.ground import in_the_way, refusals, staging_name
 from modelvault.engines.marker import Marker, read_marker
-from modelvault.engines.place import Placer, resolve_owner
+from modelvault.engines.place import Placer
 from modelvault.errors import UsageProblem
 
 _REPOSITORY_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
@@ -146,10 +146,10 @@ def installed_files(entries: Iterable[Entry], intent: Marker) -> list[InstalledF
     return list(files.values())
 
 
-def hand_over(folder: Path, layout: CacheLayout, kinds: Mapping[str, str]) -> set[str]:
+def hand_over(directory: Path, layout: CacheLayout, kinds: Mapping[str, str]) -> set[str]:
     """Give other models of the same repository what they share with us: from now on it is theirs to remove."""
     shared: set[str] = set()
-    for path in sorted(folder.glob(".modelvault-*.json")):
+    for path in sorted((directory / layout.folder).glob(".modelvault-*.json")):
         other = read_marker(path) if path.name != Path(layout.marker).name else None
         if other is None:
             continue
@@ -157,6 +157,6 @@ def hand_over(folder: Path, layout: CacheLayout, kinds: Mapping[str, str]) -> se
         shared |= set(common)
         inherited = {name: kind for name, kind in common.items() if other.files[name] == LinkKind.PRESENT}
         if inherited:
-            placer = Placer(resolve_owner(folder, None))
+            placer = Placer.keeping(directory, layout.marker)
             placer.write(path, replace(other, files={**other.files, **inherited}).encode())
     return shared

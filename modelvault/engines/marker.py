@@ -16,7 +16,7 @@ from modelvault.engines.base import LinkKind
 from modelvault.engines.ground import in_the_way
 
 FORMAT = "modelvault-install-v1"
-_MAX_MARKER = 4 << 20
+_MAX_MARKER = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

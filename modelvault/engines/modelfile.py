@@ -7,8 +7,8 @@ comment only where an instruction could start. Characters that Go's ``strconv.Is
 
 import math
 import re
-import struct
 from collections.abc import Mapping
+from ctypes import c_float
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -206,22 +206,22 @@ def encode_parameter(name: str, value: str) -> str:
 
 def _encode_float(name: str, value: str) -> str:
     """Write a float32 as Go's encoding/json does: the shortest digits that give it back, an exponent only for extremes."""
-    try:
-        if not _FLOAT.fullmatch(value) or math.isinf(float(value)):
-            raise ValueError
-        (number,) = struct.unpack("<f", struct.pack("<f", float(value)))
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{name} is a number, not {value[:40]!r}") from error
+    number = _float32(value) if _FLOAT.fullmatch(value) else math.inf
+    if math.isinf(number):
+        raise ValueError(f"{name} is a number, not {value[:40]!r}")
     shortest = next(
-        digits
-        for digits in (f"{number:.{precision}e}" for precision in range(9))
-        if struct.unpack("<f", struct.pack("<f", float(digits)))[0] == number
+        digits for digits in (f"{number:.{precision}e}" for precision in range(9)) if _float32(digits) == number
     )
     plain = Decimal(shortest)
     if plain and not Decimal("1e-6") <= abs(plain) < Decimal("1e21"):
         mantissa, _, exponent = shortest.partition("e")
         return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
     return format(plain, "f")
+
+
+def _float32(text: str) -> float:
+    """Round to the nearest float32; what is larger than any becomes infinite."""
+    return c_float(float(text)).value
 
 
 def render(modelfile: Modelfile, from_: str) -> str:

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from modelvault import fsio
@@ -23,6 +24,7 @@ from modelvault.engines.base import (
     InstallRequest,
     LinkKind,
     PlannedFile,
+    Removal,
     Surroundings,
     Target,
 )
@@ -71,7 +73,11 @@ class OllamaEngine:
     # -- where ---------------------------------------------------------------------------------------------------------
 
     def detect(self) -> Target | None:
-        """Look at ``OLLAMA_MODELS``, the systemd unit, the service's home, the user's home and the PATH, in this order."""
+        """Look at ``OLLAMA_MODELS``, the systemd unit, the service's home, the user's home and the PATH, in this order; once."""
+        return self._found
+
+    @cached_property
+    def _found(self) -> Target | None:
         directory = self._around.variable("OLLAMA_MODELS") or self._from_systemd()
         if directory is None:
             directory = next((path for path in self._usual() if _is_directory(path)), None)
@@ -159,16 +165,18 @@ class OllamaEngine:
         files = []
         for layer in layout.blobs:
             path = directory / _blob_path(layer)
+            there = path.exists()
             if layer.data is not None:
-                kind = LinkKind.PRESENT if path.exists() else LinkKind.WRITE
+                kind = LinkKind.PRESENT if there else LinkKind.WRITE
             else:
                 wanted = Wanted(request.blob_path(layer.digest), layer.digest, layer.size)
                 standing = placer.standing(path, wanted, _blob_path(layer), hashed=False)
-                kind = standing or placer.predict(wanted, path.parent)
-            files.append(PlannedFile(path, layer.digest, layer.size, kind))
-        kind = LinkKind.WRITE if self._manifest_needed(request, layout) else LinkKind.PRESENT
+                there, kind = standing is not None, standing or placer.predict(wanted, path.parent)
+            files.append(PlannedFile(path, layer.digest, layer.size, kind, there=there))
+        needed = self._manifest_needed(request, layout)
+        kind = LinkKind.WRITE if needed else LinkKind.PRESENT
         path, digest = directory / layout.manifest_path, Digest.of_bytes(layout.manifest)
-        files.append(PlannedFile(path, digest, len(layout.manifest), kind))
+        files.append(PlannedFile(path, digest, len(layout.manifest), kind, there=not needed))
         return InstallPlan(self.name, directory, str(layout.name), tuple(files), layout.warnings)
 
     def _manifest_needed(self, request: InstallRequest, layout: _Layout) -> bool:
@@ -177,7 +185,7 @@ class OllamaEngine:
         with refusals(path):
             if not path.exists():
                 return True
-            current = _read_manifest(path)
+            current = store.read_manifest(path)
         if current == layout.manifest:
             return False
         before = request.previous.files if request.previous else ()
@@ -202,7 +210,8 @@ class OllamaEngine:
             placer.make_directories(needed)
         with refusals(directory), locked(directory):
             for place in (directory, directory / "blobs"):
-                sweep(place)
+                with placer.on(place) as here:
+                    sweep(here)
             fsio.require_space(directory, self.plan(request).extra_bytes)
             files = [self._place(placer, request, layer) for layer in layout.blobs]
             if write_manifest:
@@ -254,25 +263,24 @@ class OllamaEngine:
         """Hash every blob and compare the manifest."""
         return check_files(record, fresh)
 
-    def uninstall(self, record: InstallRecord) -> list[str]:
+    def uninstall(self, record: InstallRecord) -> Removal:
         """Remove the manifest if it is still ours, then the blobs that no other manifest names, as ``ollama rm`` does."""
         directory = Path(record.directory)
         if not directory.is_dir():
-            return []
+            return Removal()
         with refusals(directory), locked(directory):
-            return self._remove(record, keep=set())
+            return Removal(tuple(self._remove(record, keep=set())))
 
     def _remove(self, record: InstallRecord, *, keep: set[str]) -> list[str]:
         directory = Path(record.directory)
         manifests = [file for file in record.files if file.path.startswith("manifests/") and file.path not in keep]
         removed = []
-        uid = directory.stat().st_uid
         # Somebody else's manifest that cannot be read is met before anything is removed.
         store.blobs_in_use(directory)
         for file in manifests:
             path = directory / file.path
-            if path.exists() and Digest.of_bytes(_read_manifest(path)) == Digest.parse(file.digest):
-                remove_file(path, uid)
+            if path.exists() and Digest.of_bytes(store.read_manifest(path)) == Digest.parse(file.digest):
+                remove_file(directory, file.path)
                 removed.append(str(path))
                 remove_empty(path.parent, directory / "manifests")
         in_use = store.blobs_in_use(directory)
@@ -282,8 +290,7 @@ class OllamaEngine:
                 file.path.startswith("blobs/")
                 and file.path not in keep
                 and path.name.removeprefix("sha256-") not in in_use
-                and path.parent.is_dir()
-                and remove_file(path, uid)
+                and remove_file(directory, file.path)
             ):
                 removed.append(str(path))
         return removed
@@ -340,10 +347,3 @@ def _is_directory(path: Path) -> bool:
         return path.is_dir()
     except PermissionError:  # another user's home: not ours to find
         return False
-
-
-def _read_manifest(path: Path) -> bytes:
-    try:
-        return fsio.read_regular(path.resolve(), limit=store.MAX_MANIFEST)
-    except (fsio.NotRegular, fsio.TooLarge) as error:
-        raise in_the_way(path, "it is not a manifest") from error

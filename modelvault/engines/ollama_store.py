@@ -1,6 +1,6 @@
 """Ollama's store as it lies on disk: names, the JSON of manifests and configs, which blobs are in use. Sources: Ollama 0.24.0.
 
-Pure but for ``existing_names`` and ``blobs_in_use``, which read the manifests of a store.
+Pure but for ``existing_names``, ``read_manifest`` and ``blobs_in_use``, which read a store.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from modelvault import fsio
 from modelvault.artifact import Digest, Traits
+from modelvault.engines.ground import in_the_way
 from modelvault.engines.modelfile import LISTS, Modelfile, encode_parameter
 from modelvault.errors import UsageProblem
 
@@ -197,17 +198,23 @@ def existing_names(directory: Path) -> list[OllamaName]:
     return names
 
 
-def blobs_in_use(directory: Path, *, without: Path | None = None) -> set[str]:
-    """Collect the hex digests that any manifest of a store names, ``without`` one of them.
+def read_manifest(path: Path) -> bytes:
+    """Read a manifest, through a link too. Raises ``OSError``, and ``EngineRefused`` for what cannot be one."""
+    try:
+        return fsio.read_regular(path.resolve(), limit=MAX_MANIFEST)
+    except (fsio.NotRegular, fsio.TooLarge) as error:
+        raise in_the_way(path, "it is not a manifest") from error
+
+
+def blobs_in_use(directory: Path) -> set[str]:
+    """Collect the hex digests that any manifest of a store names.
 
     Everything that looks like a digest in any file below ``manifests*/`` counts, so that a layout or a layer type that we do not
-    know never costs a blob. Raises ``OSError``, ``NotRegular`` or ``TooLarge`` for a file that cannot be read.
+    know never costs a blob. Raises as ``read_manifest`` does.
     """
     used: set[str] = set()
     for tree in sorted(directory.glob("manifests*")):
         for path in sorted(tree.rglob("*")):
-            if path == without or path.is_dir() or not path.exists():
-                continue
-            data = fsio.read_regular(path.resolve(), limit=MAX_MANIFEST)
-            used |= {match.decode().lower() for match in _REFERENCE.findall(data)}
+            if not path.is_dir() and path.exists():
+                used |= {match.decode().lower() for match in _REFERENCE.findall(read_manifest(path))}
     return used

@@ -10,11 +10,9 @@ descriptor of a file that we made ourselves and that has no second name, never t
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +21,12 @@ from typing import Self
 from modelvault import fsio
 from modelvault.artifact import Digest
 from modelvault.engines.base import InstallRequest, LinkKind, LinkMode, Owner
-from modelvault.engines.ground import hash_file, in_the_way, refusals, staging_name, standing_on
+from modelvault.engines.ground import in_the_way, keeper, refusals, staging_name, standing_on
 from modelvault.errors import DigestMismatch, EngineRefused, ModelvaultError
 
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
-_FICLONE = 0x40049409  # Linux: ioctl(destination, FICLONE, source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +88,16 @@ class Placer:
         owner = resolve_owner(request.target.directory, request.owner)
         return cls(owner, link=request.link, claimed=claimed, on_bytes=request.on_bytes)
 
+    @classmethod
+    def keeping(cls, directory: Path, relative: str) -> Self:
+        """Make one that mends ``relative`` in an engine's directory for whom it belongs to."""
+        owner = keeper(directory, relative) if os.geteuid() == 0 else None
+        return cls(resolve_owner((directory / relative).parent, owner))
+
+    def on(self, directory: Path) -> contextlib.AbstractContextManager[Path]:
+        """Hold on to a directory for the owner; see ``standing_on``."""
+        return standing_on(directory, self._owner.uid)
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def predict(self, wanted: Wanted, directory: Path) -> LinkKind:
@@ -107,7 +114,7 @@ class Placer:
             raise _no_hard_link(wanted.source, directory, reason)
         if self._mode in {LinkMode.AUTO, LinkMode.HARD} and not reason:
             return LinkKind.HARD
-        if self._mode is not LinkMode.COPY and _can_reflink(wanted.source, parent):
+        if self._mode is not LinkMode.COPY and fsio.can_reflink(wanted.source, parent):
             return LinkKind.REFLINK
         if self._mode is LinkMode.REFLINK:
             raise _no_reflink(directory)
@@ -130,7 +137,7 @@ class Placer:
                 return LinkKind.HARD
             if not stat.S_ISREG(status.st_mode) or status.st_size != wanted.size:
                 raise in_the_way(path, f"expected {wanted.size:,} bytes, found {status.st_size:,}")
-            if hashed and hash_file(path, on_bytes=self._on_bytes) != wanted.digest:
+            if hashed and fsio.hash_file(path, self._on_bytes) != wanted.digest:
                 raise in_the_way(path, f"its content is not {wanted.digest}")
             return LinkKind.PRESENT
 
@@ -171,7 +178,7 @@ class Placer:
         Raises ``DigestMismatch`` if the vault's blob turns out to be damaged while it is copied, ``EngineRefused`` or ``NoSpace``.
         """
         _check_source(wanted)
-        with refusals(path), standing_on(path.parent, self._owner.uid) as here:
+        with refusals(path), self.on(path.parent) as here:
             temporary = staging_name(here)
             try:
                 kind = self._bring(wanted, temporary)
@@ -218,7 +225,7 @@ class Placer:
         if state.hexdigest() != wanted.digest.hex:
             raise DigestMismatch(
                 f"{wanted.source}: the vault's copy no longer has the digest {wanted.digest}",
-                hint="run modelvault verify, and pull or import the model again",
+                hint="run `modelvault verify`, and pull or import the model again",
                 path=str(wanted.source),
             )
 
@@ -246,12 +253,7 @@ class Placer:
 
     def write(self, path: Path, data: bytes, *, via: Path | None = None) -> None:
         """Write a small file atomically; ``via`` is the directory of its temporary file where ``path``'s own will not do."""
-        uid = self._owner.uid
-        with (
-            refusals(path),
-            standing_on(path.parent, uid) as here,
-            standing_on(via or path.parent, uid) as staging,
-        ):
+        with refusals(path), self.on(path.parent) as here, self.on(via or path.parent) as staging:
             temporary = staging_name(staging)
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -268,8 +270,7 @@ class Placer:
 
     def symlink(self, target: str, path: Path, *, via: Path) -> None:
         """Make a symbolic link that belongs to the owner, by way of a temporary one in ``via``; replaces what is there."""
-        uid = self._owner.uid
-        with refusals(path), standing_on(path.parent, uid) as here, standing_on(via, uid) as staging:
+        with refusals(path), self.on(path.parent) as here, self.on(via) as staging:
             temporary = staging_name(staging)
             try:
                 temporary.symlink_to(target)
@@ -291,7 +292,7 @@ class Placer:
                 self._make_directory(made)
 
     def _make_directory(self, path: Path) -> None:
-        with standing_on(path.parent, self._owner.uid) as here:
+        with self.on(path.parent) as here:
             directory = here / path.name
             directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
             descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -310,12 +311,12 @@ def _check_source(wanted: Wanted) -> None:
         size = wanted.source.stat().st_size
     except FileNotFoundError as error:
         raise ModelvaultError(
-            f"{wanted.digest} is missing from the vault", hint="run modelvault verify to see what else is missing"
+            f"{wanted.digest} is missing from the vault", hint="run `modelvault verify` to see what else is missing"
         ) from error
     if size != wanted.size:
         raise DigestMismatch(
             f"{wanted.source} has {size:,} bytes, not {wanted.size:,}",
-            hint="run modelvault verify, and pull or import the model again",
+            hint="run `modelvault verify`, and pull or import the model again",
             path=str(wanted.source),
         )
 
@@ -348,22 +349,3 @@ def _mount(directory: Path) -> tuple[int, bytes]:
     finally:
         os.close(descriptor)
     return device, next((line for line in lines if line.startswith(b"mnt_id:")), b"")
-
-
-def _can_reflink(source: Path, directory: Path) -> bool:
-    """Try a reflink on an unnamed file (``O_TMPFILE``) in ``directory``: exact, and nothing on disk changes, not even a time."""
-    if not hasattr(os, "O_TMPFILE"):
-        return False
-    try:
-        descriptor = os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    except OSError:  # no such thing here, or not ours to write: then bring() says what is wrong, or copies
-        return False
-    try:
-        with source.open("rb") if source.exists() else tempfile.TemporaryFile(dir=source.parent) as reader:
-            fcntl.ioctl(descriptor, _FICLONE, reader.fileno())
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ The layout is that of huggingface_hub 2.4.0: ``models--org--name/{blobs/<etag>,s
 written last, so that the engine sees a whole model or none, and has no newline, which would make it unreadable.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,11 @@ from modelvault.engines.base import (
     InstallRequest,
     LinkKind,
     PlannedFile,
+    Removal,
     Surroundings,
     Target,
 )
-from modelvault.engines.checks import check_file, remove_empty
+from modelvault.engines.checks import check_file, is_changed, remove_empty
 from modelvault.engines.ground import locked, refusals, remove_file, staging, sweep
 from modelvault.engines.hub_cache import (
     CacheLayout,
@@ -37,7 +39,7 @@ from modelvault.engines.hub_cache import (
     read_reference,
 )
 from modelvault.engines.marker import Marker, read_marker
-from modelvault.engines.place import Placer, Wanted, resolve_owner
+from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import EngineRefused
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -121,13 +123,17 @@ class VllmEngine:
             blob, name = directory / entry.blob, directory / entry.name
             if not entry.direct:
                 kind = entry.blob_kind or placer.predict(wanted, blob.parent)
-                files.setdefault(blob, PlannedFile(blob, wanted.digest, wanted.size, kind))
+                there = entry.blob_kind is not None
+                files.setdefault(blob, PlannedFile(blob, wanted.digest, wanted.size, kind, there=there))
             kind = entry.name_kind or (placer.predict(wanted, name.parent) if entry.direct else LinkKind.SYMLINK)
-            files[name] = PlannedFile(name, wanted.digest, wanted.size if entry.direct else 0, kind)
+            size, there = wanted.size if entry.direct else 0, entry.name_kind is not None
+            files[name] = PlannedFile(name, wanted.digest, size, kind, there=there)
         before = read_reference(directory / layout.reference)
         kind = LinkKind.PRESENT if before == layout.commit else LinkKind.WRITE
         path = directory / layout.reference
-        files[path] = PlannedFile(path, Digest.of_bytes(layout.commit.encode()), len(layout.commit), kind)
+        files[path] = PlannedFile(
+            path, Digest.of_bytes(layout.commit.encode()), len(layout.commit), kind, there=before == layout.commit
+        )
         warnings: tuple[str, ...] = ()
         if before not in {None, layout.commit}:
             warnings = (f"{layout.repository}: the cache's main branch moves from {before} to {layout.commit}",)
@@ -169,9 +175,10 @@ class VllmEngine:
             marker = self._read_marker(directory, layout)
             placer = _placer(request, marker)
             placer.make_directories(directory / layout.folder)
-            sweep(directory / layout.folder, below=True)
+            with placer.on(directory / layout.folder) as folder:
+                sweep(folder, below=True)
+                symlinks = can_symlink(folder)
             fsio.require_space(directory, self.plan(request).extra_bytes)
-            symlinks = can_symlink(directory / layout.folder)
             entries = self._entries(request, layout, placer, hashed=True, symlinks=symlinks)
             before = read_reference(directory / layout.reference)
             intent = intend(request, layout, entries, marker, before)
@@ -224,15 +231,18 @@ class VllmEngine:
                 problems.append(problem)
         return problems
 
-    def uninstall(self, record: InstallRecord) -> list[str]:
-        """Remove ``refs/main`` (or give it back its commit), our names, and blobs that no snapshot uses."""
+    def uninstall(self, record: InstallRecord) -> Removal:
+        """Remove ``refs/main`` (or give it back its commit), our names, and blobs that no snapshot uses.
+
+        What was edited stays, through a link too.
+        """
         directory = Path(record.directory)
         if not directory.is_dir():
-            return []
+            return Removal()
         with refusals(directory), locked(directory):
             return self._remove(record)
 
-    def _remove(self, record: InstallRecord) -> list[str]:
+    def _remove(self, record: InstallRecord) -> Removal:
         directory = Path(record.directory)
         layout = layout_of(record)
         folder = directory / layout.folder
@@ -240,31 +250,31 @@ class VllmEngine:
         recorded = {file.path: file.link for file in record.files}
         # The marker lies where the engine's user can write: it may take files off the list, but put none on it.
         kinds = {path: marker.files.get(path, LinkKind.PRESENT) for path in recorded} if marker else recorded
-        uid = directory.stat().st_uid
-        shared = hand_over(folder, layout, kinds)
-        ours = [path for path, kind in kinds.items() if kind != LinkKind.PRESENT and path not in shared]
-        removed = []
-        if layout.reference in ours and read_reference(directory / layout.reference) == layout.commit:
-            before = marker.before if marker else None
-            if before and (folder / "snapshots" / before).is_dir():
-                _restore_reference(directory / layout.reference, before)
-            else:
-                remove_file(directory / layout.reference, uid)
-                removed.append(str(directory / layout.reference))
-        for path in (path for path in ours if path.startswith(f"{layout.snapshot}/")):
-            if (directory / path).parent.is_dir() and remove_file(directory / path, uid):
-                removed.append(str(directory / path))
-            remove_empty((directory / path).parent, folder / "snapshots")
+        shared = hand_over(directory, layout, kinds)
+        ours = [file for file in record.files if kinds[file.path] != LinkKind.PRESENT and file.path not in shared]
+        removed, kept = [], []
+        if any(file.path == layout.reference for file in ours):
+            removed += _give_back_reference(directory, layout, marker)
+        blob_of = {file.digest: file for file in record.files if file.path.startswith(f"{layout.folder}/blobs/")}
+        for file in ours:
+            if not file.path.startswith(f"{layout.snapshot}/"):
+                continue
+            path = directory / file.path
+            if _is_edited(directory, file, blob_of.get(file.digest)):
+                kept.append(str(path))
+            elif remove_file(directory, file.path):
+                removed.append(str(path))
+            remove_empty(path.parent, folder / "snapshots")
         used = {path.readlink().name for path in folder.glob("snapshots/**/*") if path.is_symlink()}
-        blobs = [directory / path for path in ours if path.startswith(f"{layout.folder}/blobs/")]
-        unused = [blob for blob in blobs if blob.name not in used and blob.parent.is_dir()]
-        removed += [str(blob) for blob in unused if remove_file(blob, uid)]
+        for file in ours:
+            if file.path.startswith(f"{layout.folder}/blobs/") and Path(file.path).name not in used:
+                removed += [str(directory / file.path)] if remove_file(directory, file.path) else []
         if marker:
-            remove_file(directory / layout.marker, uid)
+            remove_file(directory, layout.marker)
             removed.append(str(directory / layout.marker))
         for name in ("refs", "snapshots", "blobs"):
             remove_empty(folder / name, directory)
-        return removed
+        return Removal(tuple(removed), tuple(kept))
 
     def next_steps(self, record: InstallRecord) -> list[str]:
         """``vllm serve`` by repository name, offline and quiet."""
@@ -274,6 +284,29 @@ class VllmEngine:
             else f" HF_HUB_CACHE={shlex.quote(record.directory)}"
         )
         return [f"{_QUIET}{cache} {shlex.join(['vllm', 'serve', record.installed_name, *record.arguments])}"]
+
+
+def _give_back_reference(directory: Path, layout: CacheLayout, marker: Marker | None) -> list[str]:
+    """Have ``main`` name the commit that it named before us, or nothing, unless it moved on since; give what was removed."""
+    path = directory / layout.reference
+    if read_reference(path) != layout.commit:
+        return []
+    before = marker.before if marker else None
+    # The marker could have been forged: only a commit is ever written for it.
+    if before and _COMMIT.fullmatch(before) and (directory / layout.folder / "snapshots" / before).is_dir():
+        placer = Placer.keeping(directory, layout.reference)
+        placer.write(path, before.encode(), via=directory / layout.folder)
+        return []
+    return [str(path)] if remove_file(directory, layout.reference) else []
+
+
+def _is_edited(directory: Path, file: InstalledFile, blob: InstalledFile | None) -> bool:
+    """Whether a name in a snapshot no longer leads to what was installed."""
+    path = directory / file.path
+    if blob is None or not path.is_symlink():
+        return is_changed(path, file)
+    leads = str(path.readlink()) == os.path.relpath(blob.path, Path(file.path).parent)
+    return not leads or is_changed(directory / blob.path, blob)
 
 
 def _placer(request: InstallRequest, marker: Marker | None) -> Placer:
@@ -308,8 +341,9 @@ def _bring_names(request: InstallRequest, placer: Placer, layout: CacheLayout, e
         placer.make_directories(fresh)
         done = [_bring_name(request, placer, entry, (fresh, folder)) for entry in entries]
         placer.make_directories(snapshot.parent)
-        fresh.rename(snapshot)
-        fsio.fsync_directory(snapshot.parent)
+        with placer.on(folder) as here, placer.on(snapshot.parent) as there:
+            (here / fresh.name).rename(there / snapshot.name)
+            fsio.fsync_directory(there)
     return done
 
 
@@ -324,7 +358,3 @@ def _bring_name(request: InstallRequest, placer: Placer, entry: Entry, places: t
         return replace(entry, name_kind=placer.bring(_wanted(request, entry.file), path))
     placer.symlink(entry.target, path, via=via)
     return replace(entry, name_kind=LinkKind.SYMLINK)
-
-
-def _restore_reference(path: Path, commit: str) -> None:
-    Placer(resolve_owner(path.parent, None)).write(path, commit.encode(), via=path.parent.parent)

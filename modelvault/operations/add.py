@@ -42,7 +42,14 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     if request.path.is_dir():
         check_listing([file.path for file in files], allow_pickle=request.allow_pickle)
     wanted = [
-        Wanted(file.path, file.size, None, functools.partial(source.open_range, file), source.identity(file))
+        Wanted(
+            file.path,
+            file.size,
+            None,
+            functools.partial(source.open_range, file),
+            source.identity(file),
+            request.name.text,
+        )
         for file in files
     ]
     recipe = Recipe(modelfile=read_modelfile(request.modelfile)) if request.modelfile else None

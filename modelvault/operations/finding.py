@@ -6,10 +6,9 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from modelvault.bundle.index import INDEX_FILE, SUFFIX
 from modelvault.errors import UsageProblem
 
-SUFFIX = ".mvbundle"
-INDEX = "bundle.json"
 _MOUNT_POINTS = ("/media", "/run/media", "/mnt", "/Volumes")
 _NOT_MOUNTED = {"swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _DEPTH = 3  # /run/media/<user>/<drive>/<bundle>
@@ -18,7 +17,7 @@ _DEPTH = 3  # /run/media/<user>/<drive>/<bundle>
 def is_bundle(path: Path) -> bool:
     """Whether a directory is a bundle: by its name or by its index."""
     try:
-        return path.is_dir() and (path.name.endswith(SUFFIX) or (path / INDEX).exists())
+        return path.is_dir() and (path.name.endswith(SUFFIX) or (path / INDEX_FILE).exists())
     except OSError:
         return False  # not ours to read, as lost+found: named by path it gives its own error
 

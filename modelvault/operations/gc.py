@@ -16,7 +16,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
     Raises ``VaultLocked`` while another process publishes or bundles, ``InvalidModelFile`` for an index that lists what is no model.
     """
     with vault.removing(), contextlib.ExitStack() as locks:
-        if foreign := vault.store.foreign():
+        if foreign := len(vault.store.foreign()):
             raise InvalidModelFile(
                 str(vault.root / "index.json"),
                 "oci-index",
@@ -26,7 +26,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
         _refuse_unreadable(vault)
         unneeded = vault.store.unneeded()
         leftovers = tuple(vault.store.leftovers())
-        idle = [path for path in _transfers(vault) if _take(path, locks)] if partial else []
+        idle = [path for path in _transfers(vault) if _take(path, locks, dry_run=dry_run)] if partial else []
         size = sum(unneeded.values()) + sum(path.stat().st_size for path in leftovers)
         partial_size = sum(_disk_usage(path) for path in idle)
         if not dry_run:
@@ -37,6 +37,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
                 path.unlink()
             for path in idle:
                 shutil.rmtree(path)
+            _forget_locks(vault.partial / "bundles")
             if unneeded or leftovers or idle:
                 vault.record("collected", {"blobs": len(unneeded), "size": size, "partial": len(idle)})
     names = tuple(path.name for path in idle)
@@ -70,13 +71,25 @@ def _transfers(vault: Vault) -> list[Path]:
     return sorted(path for path in paths if path.is_dir())
 
 
-def _take(path: Path, locks: contextlib.ExitStack) -> bool:
-    """Lock a transfer until we are done with it; ``False`` if another process has it."""
+def _take(path: Path, locks: contextlib.ExitStack, *, dry_run: bool) -> bool:
+    """Lock a transfer until we are done with it; ``False`` if another process has it, or had it and is done with it."""
+    lock = path / "lock"
+    if dry_run and not lock.exists():
+        return True  # nobody has it, and to take it would make the file
     try:
-        locks.enter_context(fsio.FileLock(path / "lock"))
-    except VaultLocked:
+        locks.enter_context(fsio.FileLock(lock))
+    except (VaultLocked, FileNotFoundError):
         return False
     return True
+
+
+def _forget_locks(journals: Path) -> None:
+    """Remove the locks of bundles that were finished, or given up just now."""
+    for lock in journals.glob("*.lock"):
+        if not lock.with_suffix("").exists():
+            # The vault is ours alone, but a process that is about to wait for it may hold the bundle's lock already.
+            with contextlib.suppress(VaultLocked), fsio.FileLock(lock):
+                lock.unlink()
 
 
 def _disk_usage(path: Path) -> int:

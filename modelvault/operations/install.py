@@ -1,7 +1,9 @@
 """``install``: from the vault into an engine's directories. Import uses the same steps."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import json
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,21 +20,26 @@ from modelvault.engines import (
     parse_target,
 )
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.eventlog import MAX_LINE
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.progress import Progress
 from modelvault.results import EngineStep, InstallResult
 from modelvault.vault import Vault
 
+_ENTRY = 160  # bytes of a file's entry in the record of an install, but for its path
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where models go, and how. No targets: the engines that are found here."""
+    """Where models go, and how. ``named``: by the user; else the targets are the engines that were found here."""
 
     targets: tuple[Target, ...] = ()
+    named: bool = False
     name: str | None = None
     link: LinkMode = LinkMode.AUTO
     owner: Owner | None = None
     modelfile: str | None = None
+    adapters: Mapping[str, Engine] = field(default_factory=engines)
 
     @classmethod
     def parse(
@@ -44,34 +51,44 @@ class Placement:
         owner: str | None = None,
         modelfile: Path | None = None,
     ) -> Self:
-        """Read what was typed. Raises ``UsageProblem`` for engines, links, users or files that there are not."""
+        """Read what was typed, and look for engines if none were. Raises ``UsageProblem`` for what there is not."""
         if link not in set(LinkMode):
             raise UsageProblem(f"--link {link}: no such way", hint=f"one of: {', '.join(LinkMode)}")
+        adapters = engines()
+        found = (parse_target(target, adapters) for target in targets) if targets else _found(adapters)
         return cls(
-            targets=tuple(dict.fromkeys(parse_target(target) for target in targets)),
+            targets=tuple(dict.fromkeys(found)),
+            named=bool(targets),
             name=name,
             link=LinkMode(link),
             owner=None if owner is None else Owner.parse(owner),
             modelfile=read_modelfile(modelfile) if modelfile else None,
+            adapters=adapters,
         )
 
+    def takers(self, model: Model) -> tuple[Target, ...]:
+        """Choose the targets whose engines can serve a model."""
+        return tuple(target for target in self.targets if self.adapters[target.engine].accepts(model) is None)
 
-def found_engines() -> tuple[tuple[Target, Engine], ...]:
-    """Find the engines of this machine, each with its adapter."""
-    found = ((adapter.detect(), adapter) for adapter in engines().values())
-    return tuple((target, adapter) for target, adapter in found if target is not None)
+    def why_none(self, model: Model) -> str:
+        """Say which engines there are, and why none of them takes a model."""
+        if not self.targets:
+            return "no engine was found on this machine"
+        places = ", ".join(f"{target.engine} ({target.directory})" for target in self.targets)
+        reasons = (self.adapters[target.engine].accepts(model) for target in self.targets)
+        said = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+        return f"{'named' if self.named else 'found here'}: {places}, but {said}"
+
+    def command(self, model: Model) -> str:
+        """Give the line that installs a model into an engine that can serve it."""
+        fitting = [name for name, adapter in self.adapters.items() if adapter.accepts(model) is None]
+        engine = fitting[0] if fitting else "folder"
+        where = "=DIR" if self.adapters[engine].default() is None else ""
+        return shlex.join(["modelvault", "install", str(model.name), "--engine", engine]) + where
 
 
-def takers(model: Model, targets: Sequence[Target]) -> tuple[Target, ...]:
-    """Choose the targets whose engines can serve a model."""
-    adapters = engines()
-    return tuple(target for target in targets if adapters[target.engine].accepts(model) is None)
-
-
-def refusals(model: Model, targets: Sequence[Target]) -> list[str]:
-    """Say for each target why its engine cannot serve a model."""
-    adapters = engines()
-    return [f"{target.engine}: {reason}" for target in targets if (reason := adapters[target.engine].accepts(model))]
+def _found(adapters: Mapping[str, Engine]) -> Iterator[Target]:
+    return (target for adapter in adapters.values() if (target := adapter.detect()) is not None)
 
 
 def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
@@ -79,13 +96,11 @@ def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
 
     Raises ``EngineRefused`` with the reasons if engines were named and none of them can.
     """
-    if not placement.targets:
-        return takers(model, [target for target, _ in found_engines()])
-    fitting = takers(model, placement.targets)
-    if not fitting:
+    fitting = placement.takers(model)
+    if placement.named and not fitting:
         raise EngineRefused(
-            f"no engine that was named can serve {model.name}: {'; '.join(refusals(model, placement.targets))}",
-            hint="name another engine, or folder=DIR for a plain directory",
+            f"{model.name} goes into no engine; {placement.why_none(model)}",
+            hint=f"type `{placement.command(model)}`",
             model=str(model.name),
         )
     return fitting
@@ -100,8 +115,8 @@ def install(
         targets = targets_for(stored.model, placement)
         if not targets:
             raise UsageProblem(
-                f"no engine for {stored.model.traits.format} models was found on this machine",
-                hint="name one: --engine ollama=MODELS_DIR, vllm=HF_HUB_CACHE or folder=DIR",
+                f"{stored.model.name} goes into no engine; {placement.why_none(stored.model)}",
+                hint=f"type `{placement.command(stored.model)}`",
             )
         steps = [Step(stored, target, placement) for target in targets]
         done = [plan_step(vault, step) if dry_run else do_step(vault, step, progress) for step in steps]
@@ -121,15 +136,15 @@ class Step:
 
 def plan_step(vault: Vault, step: Step) -> EngineStep:
     """Say what an install would do. Raises ``EngineRefused`` or ``UsageProblem`` as it would."""
-    adapter = engines()[step.target.engine]
-    return _outcome(adapter.plan(_request(vault, adapter, step)), step.stored.model, ())
+    adapter = step.placement.adapters[step.target.engine]
+    return _outcome(_plan(adapter, _request(vault, adapter, step)), step.stored.model)
 
 
 def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
     """Install, verify and record one model in one engine."""
-    adapter = engines()[step.target.engine]
+    adapter = step.placement.adapters[step.target.engine]
     request = _request(vault, adapter, step)
-    plan = adapter.plan(request)
+    plan = _plan(adapter, request)
     model = step.stored.model
     progress.log(f"installing {model.name} into {step.target.engine} ({step.target.directory})")
     with progress.task(f"installing {plan.installed_name}", plan.extra_bytes) as task:
@@ -142,7 +157,20 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
             hint="run the same command again; if that does not help, look at the medium of that directory",
         )
     vault.record("install", record.to_json())
-    return _outcome(plan, model, tuple(adapter.next_steps(record)))
+    already = record == request.previous and all(file.there for file in plan.files)
+    return _outcome(plan, model, next_steps=tuple(adapter.next_steps(record)), already=already)
+
+
+def _plan(adapter: Engine, request: InstallRequest) -> InstallPlan:
+    """Plan an install. Raises ``EngineRefused``, also for one that could not be recorded once it is done."""
+    plan = adapter.plan(request)
+    length = sum(len(json.dumps(str(file.path))) + _ENTRY for file in plan.files)
+    if length > MAX_LINE // 2:  # the other half is for the Modelfile, which may be a long one
+        raise EngineRefused(
+            f"{request.model.name} has {len(request.model.files):,} files, more than the record of an install can name",
+            hint="pull only the files that the engine needs: --include and --exclude choose them",
+        )
+    return plan
 
 
 def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
@@ -164,7 +192,7 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
     return request
 
 
-def _outcome(plan: InstallPlan, model: Model, next_steps: tuple[str, ...]) -> EngineStep:
+def _outcome(plan: InstallPlan, model: Model, *, next_steps: tuple[str, ...] = (), already: bool = False) -> EngineStep:
     # The weights decide what is said of the whole: the little files are always written.
     largest = max(plan.files, key=lambda file: file.size, default=None)
     return EngineStep(
@@ -174,6 +202,7 @@ def _outcome(plan: InstallPlan, model: Model, next_steps: tuple[str, ...]) -> En
         installed_name=plan.installed_name,
         link=str(largest.link) if largest else "nothing",
         extra_bytes=plan.extra_bytes,
+        already=already,
         warnings=plan.warnings,
         next_steps=next_steps,
     )

@@ -23,7 +23,7 @@ def list_keys(vault: Vault) -> KeysResult:
 
 def show_keys(vault: Vault, name: str | None) -> KeysResult:
     """Give one key, or all own ones. Raises ``UsageProblem`` for one that is not there."""
-    return _result(vault, *([vault.keys.find(name)] if name else vault.keys.own()))
+    return _result(vault, *([vault.keys.find(name)] if name else (info for info in vault.keys.list() if info.own)))
 
 
 def trust_key(vault: Vault, file: Path, name: str | None, fingerprint: Callable[[], str | None]) -> KeysResult:
@@ -36,7 +36,8 @@ def trust_key(vault: Vault, file: Path, name: str | None, fingerprint: Callable[
     if not given:
         raise TrustRefused(
             f"{file}: a key is trusted only with its fingerprint, which does not travel with it",
-            hint="run `modelvault keys show` on the connected side, and give what it prints with --fingerprint",
+            hint="run `modelvault keys show` on the connected side, and give the 64 hex digits that it prints with --fingerprint; "
+            "they are asked for only on a terminal, never read from a pipe",
         )
     known = {info.fingerprint for info in vault.keys.list()}
     info = vault.keys.trust(name or file.stem, data, given)
@@ -53,7 +54,7 @@ def revoke_key(vault: Vault, reference: str) -> KeysResult:
 
 
 def _result(vault: Vault, *infos: KeyInfo, revoked: KeyLine | None = None) -> KeysResult:
-    return KeysResult(vault.root, tuple(_line(info) for info in infos), revoked)
+    return KeysResult(vault.root, tuple(_line(info) for info in infos), revoked, vault.keys.broken())
 
 
 def _line(info: KeyInfo) -> KeyLine:

@@ -28,7 +28,7 @@ from modelvault.results import PlannedDownload, PullPlan, PullResult
 from modelvault.sources import Snapshot, Source
 from modelvault.sources.selection import Selection, Wish, select
 from modelvault.transfer import TransferOptions, Transfers, Wanted
-from modelvault.transfer.held import held_bytes
+from modelvault.transfer.held import held
 from modelvault.vault import Vault
 
 
@@ -163,6 +163,7 @@ def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: boo
             digest=file.digest,
             open=functools.partial(source.open_range, snapshot, file),
             identity=f"{snapshot.repository}@{snapshot.commit}",
+            model=target.name.text,
         )
         for file in selection.files
         if file.path not in held
@@ -184,17 +185,22 @@ def _without_what_came(vault: Vault, job: _Job, transfers: Transfers) -> _Job:
 
 
 def _plan(vault: Vault, job: _Job) -> PullPlan:
-    here = {wanted.path: held_bytes(vault.partial, wanted) for wanted in job.wanted}
+    begun = {wanted.path: held(vault.partial, wanted) for wanted in job.wanted}
     files = tuple(
-        PlannedDownload(file.path, file.size, here.get(file.path, file.size), file.digest)
+        PlannedDownload(file.path, file.size, begun[file.path].here if file.path in begun else file.size, file.digest)
         for file in job.selection.files
     )
+    # Files of the same content are fetched once.
+    needed = sum({wanted.key: begun[wanted.path].unallocated for wanted in job.wanted}.values())
+    free = fsio.free_space(vault.root)
     target = job.target
     warnings = []
     if target.verified is False:
         warnings.append(f"the catalog entry {target.name} was not checked online yet: compare repository and license")
     if job.snapshot.gated:
         warnings.append(f"{target.repository} is gated: its publisher asks for an agreement and a token")
+    if needed > free:
+        warnings.append(fsio.no_space(vault.root, needed=needed).message)
     return PullPlan(
         vault=vault.root,
         name=str(target.name),
@@ -206,7 +212,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
         left_out=tuple(file.path for file in job.selection.left_out),
         total=sum(file.size for file in files),
         to_download=sum(file.size - file.held for file in files),
-        free=fsio.free_space(vault.root),
+        free=free,
         warnings=tuple(warnings),
     )
 

@@ -1,5 +1,6 @@
 """``registry rebuild``: everything that the registry knows comes from the layout and the event log."""
 
+import contextlib
 from collections.abc import Mapping
 
 from modelvault.artifact import FileReport, StoredModel
@@ -12,13 +13,19 @@ from modelvault.vault import Vault, now
 
 
 def rebuild(vault: Vault, progress: Progress) -> RebuildResult:
-    """Make the registry anew; the old one stays until the new one is whole.
+    """Make the registry anew, and before it the list of models if that is lost; the old registry stays until the new one is whole.
 
     Raises ``VaultLocked`` while another process changes the vault, ``PartlyDone`` with the result if models could not be read
-    (everything else is restored), or what is wrong with the event log.
+    (everything else is restored), ``UsageProblem`` if there is no vault, or what is wrong with the event log.
     """
     damage = []
+    vault.require()
     with vault.publishing():
+        listed = () if vault.store.listed else vault.restore_list()
+    vault.create()
+    with vault.publishing():
+        with contextlib.suppress(ModelvaultError):  # where it can still be opened, it notes what the log has lost since
+            _ = vault.registry
         vault.close_registry()
         models, damaged = vault.store.survey()
         damage += [Damage(str(entry.name), error.message, (str(entry.name),)) for entry, error in damaged.items()]
@@ -32,11 +39,14 @@ def rebuild(vault: Vault, progress: Progress) -> RebuildResult:
                     name = str(stored.model.name)
                     damage.append(Damage(name, getattr(error, "message", str(error)), (name,)))
                 registry.record_model(stored, reports, now())
-            registry.apply_events(vault.events.read())
+            with registry.history() as history:
+                history.follow(vault.events.read)
+                events = history.last
             result = RebuildResult(
                 vault=vault.root,
+                listed=listed,
                 models=len(models),
-                events=registry.last_event(),
+                events=events,
                 installs=len(registry.installs()),
                 bundles=len(registry.bundles()),
                 damage=tuple(damage),

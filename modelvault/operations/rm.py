@@ -1,6 +1,7 @@
 """``rm``: take a model out of the vault's list. Its bytes go with ``gc``."""
 
 from modelvault.artifact import ModelName
+from modelvault.operations.summaries import install_line
 from modelvault.results import RemoveResult
 from modelvault.vault import Vault
 
@@ -14,7 +15,7 @@ def remove(vault: Vault, name: ModelName) -> RemoveResult:
         # The list alone, not the model's documents: a model that is damaged can be removed, too.
         entry = vault.entry(name)
         registry = vault.registry
-        installs = tuple(f"{row.installed_name} in {row.engine}" for row in registry.installs(entry.name))
+        installs = tuple(map(install_line, registry.installs(entry.name)))
         vault.store.remove(entry.name)
         registry.forget_model(entry.name)
         vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})

@@ -1,8 +1,8 @@
 """``show``: everything that the vault knows about one model."""
 
 from modelvault.artifact import ModelName
-from modelvault.operations.summaries import summarize
-from modelvault.results import FileLine, InstallLine, ShowResult
+from modelvault.operations.summaries import install_line, summarize
+from modelvault.results import FileLine, ShowResult
 from modelvault.vault import Vault
 
 
@@ -21,10 +21,7 @@ def show(vault: Vault, name: ModelName) -> ShowResult:
         files=tuple(FileLine(file.path, file.size, file.digest, file.upstream) for file in model.files),
         metadata={(f"{line.path}: {line.key}" if several else line.key): line.value for line in metadata},
         modelfile=model.recipe.modelfile if model.recipe else None,
-        installs=tuple(
-            InstallLine(model.name.text, line.engine, line.directory, line.installed_name, line.installed_at)
-            for line in installs
-        ),
+        installs=tuple(map(install_line, installs)),
         published_at=row.published_at if row else None,
         last_check=f"{checks[0].checked_at} ({checks[0].outcome})" if checks else None,
     )

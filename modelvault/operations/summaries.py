@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from modelvault.artifact import StoredModel
-from modelvault.results import BundleModel, BundleSummary, ModelSummary
+from modelvault.results import BundleModel, BundleSummary, InstallLine, ModelSummary
 
 if TYPE_CHECKING:
     from modelvault.bundle.reader import OpenBundle
+    from modelvault.registry import InstallRow
 
 
 def summarize(stored: StoredModel) -> ModelSummary:
@@ -26,6 +27,11 @@ def summarize(stored: StoredModel) -> ModelSummary:
         license=model.license,
         manifest=stored.manifest,
     )
+
+
+def install_line(row: "InstallRow") -> InstallLine:
+    """Sum up an install for ``show``, and for ``rm``, which leaves it."""
+    return InstallLine(row.model, row.engine, row.directory, row.installed_name, row.installed_at)
 
 
 def bundle_model(stored: StoredModel) -> BundleModel:

@@ -1,5 +1,6 @@
 """Opening a bundle with the keys of a vault: whose is it, and if nobody's, was that allowed?"""
 
+import shlex
 from pathlib import Path
 
 from modelvault.bundle.index import BundleRefused
@@ -7,6 +8,11 @@ from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.errors import TrustRefused
 from modelvault.keys import KeyRing
 from modelvault.vault import Vault
+
+FINISH = "run the same bundle command again on the PC that wrote it: it goes on where it stopped"
+"""What to do about an unfinished bundle."""
+
+_TRUST = ("modelvault", "keys", "trust")
 
 
 def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> tuple[OpenBundle, tuple[str, ...]]:
@@ -16,7 +22,7 @@ def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> t
     """
     try:
         if keys is not None:
-            return open_bundle(path, keys.verify), ()
+            return open_bundle(path, keys.verify), keys.broken()
         if not allow_unsigned:
             raise TrustRefused(
                 f"there is no vault on this machine that could tell whose signature {path} carries",
@@ -27,7 +33,7 @@ def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> t
             raise
         if not allow_unsigned:
             carried = next(iter(sorted(path.glob("*.pub"))), None)
-            known = f"if you know whose it is: modelvault keys trust {carried}" if carried else error.hint
+            known = f"if you know whose it is: `{shlex.join([*_TRUST, str(carried)])}`" if carried else error.hint
             raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
     return open_bundle(path, None), (
         f"{path} is not signed by anyone trusted here: integrity only, no proof of origin",
@@ -40,7 +46,7 @@ def check_news(vault: Vault, bundle: OpenBundle, *, allow_older: bool) -> None:
         return
     if vault.history_lost:
         raise TrustRefused(
-            "the vault's event log does not go back to its beginning, so it is not known what was imported before",
+            "the vault's event log lacks what was in it once, so it is not known what was imported before",
             hint="compare the bundle's sequence with your own records, then import once with --allow-older",
         )
     index = bundle.index

@@ -8,7 +8,8 @@ from modelvault.vault import Vault
 
 def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
     """Remove an install, named by the vault's or the engine's name. Raises ``UsageProblem`` if it is not recorded."""
-    target = parse_target(engine)
+    adapters = engines()
+    target = parse_target(engine, adapters)
     rows = [
         row
         for row in vault.registry.installs()
@@ -25,9 +26,20 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
         raise UsageProblem(
             f"{model} is installed there under several names", hint=f"name the one to remove: {', '.join(names)}"
         )
-    removed = []
+    removed: list[str] = []
+    kept: list[str] = []
     for row in rows:
-        removed += engines()[row.engine].uninstall(InstallRecord.from_json(row.record))
+        removal = adapters[row.engine].uninstall(InstallRecord.from_json(row.record))
+        removed += removal.removed
+        kept += removal.kept
         place = {"engine": row.engine, "directory": row.directory, "installed_name": row.installed_name}
         vault.record("uninstall", place)
-    return UninstallResult(vault.root, names[0], target.engine, str(target.directory), tuple(removed))
+    return UninstallResult(
+        vault=vault.root,
+        model=names[0],
+        engine=target.engine,
+        directory=str(target.directory),
+        removed=tuple(removed),
+        kept=tuple(kept),
+        warnings=tuple(f"{path} was changed after it had been installed, and is kept" for path in kept),
+    )

@@ -1,24 +1,33 @@
 """``verify``: read every byte again, of models at rest or of a bundle."""
 
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from modelvault import fsio
 from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.check import Finding
 from modelvault.bundle.check import verify_bundle as check_bundle
+from modelvault.bundle.index import BundleUnfinished, name_volumes
 from modelvault.bundle.reader import OpenBundle
-from modelvault.errors import DigestMismatch, ModelvaultError
+from modelvault.errors import DigestMismatch, Interrupted, ModelvaultError, in_words
 from modelvault.keys import KeyRing
 from modelvault.operations.finding import find_bundles
-from modelvault.operations.trust import open_trusted
-from modelvault.progress import Progress, Task
+from modelvault.operations.trust import FINISH, open_trusted
+from modelvault.progress import Progress
 from modelvault.results import Damage, VerifyResult
-from modelvault.store import hash_file
 from modelvault.vault import Vault
+
+_MOST_THREADS = 8
+_MOST_FILES = 3  # that are named where something is damaged
+_HISTORY_LOST = (
+    "the event log lacks what this vault once recorded, and with it the protection against older bundles: "
+    "put a copy of events.jsonl back, or import once with --allow-older"
+)
 
 
 def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> VerifyResult:
@@ -65,12 +74,14 @@ def verify_bundle(
     """Check every frame of a bundle, its index and its signatures; ``keys`` say whom to trust (``None``: nobody).
 
     Raises ``TrustRefused`` for a bundle that nobody trusted signed, unless that is allowed; ``DigestMismatch`` with the result
-    if anything is damaged; ``UsageProblem`` if there is no bundle.
+    if anything is damaged or missing (``BundleUnfinished`` if it was not written yet); ``UsageProblem`` if there is no bundle.
     """
     begun = time.monotonic()
     (path,) = find_bundles([path])
     bundle, warnings = open_trusted(path, keys, allow_unsigned=allow_unsigned)
     check = check_bundle(bundle, progress)
+    lack = _lack(bundle)
+    unfinished = bool(lack) and not check.findings and not bundle.finished
     result = VerifyResult(
         subject=str(path),
         signer=bundle.signer.name if bundle.signer else None,
@@ -78,9 +89,12 @@ def verify_bundle(
         checked=check.frames,
         size=check.size,
         seconds=time.monotonic() - begun,
-        damage=tuple(_damage(bundle, finding) for finding in check.findings),
+        damage=(*(() if unfinished else lack), *(_damage(bundle, finding) for finding in check.findings)),
         warnings=warnings,
     )
+    if unfinished:
+        message = f"{path} is not finished: {bundle.lack}"
+        raise BundleUnfinished(message, hint=FINISH, result=result, models=lack[0].models)
     return _judged(result)
 
 
@@ -99,19 +113,37 @@ def _judged(result: VerifyResult) -> VerifyResult:
 
 def _hash_all(vault: Vault, sizes: Mapping[Digest, int], progress: Progress) -> dict[Digest, str]:
     """Hash blobs in parallel and say what is wrong with those that are not sound."""
+    stop = threading.Event()
     with (
         progress.task("verifying", sum(sizes.values()), overall=True) as task,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(_threads()) as pool,
     ):
+
+        def advance(amount: int) -> None:
+            if stop.is_set():
+                raise Interrupted("interrupted")
+            task.advance(amount)
+
         # The largest first, so that no thread is left alone with it at the end.
         order = sorted(sizes, key=lambda digest: sizes[digest], reverse=True)
-        found = zip(order, pool.map(lambda digest: _problem(vault, digest, task), order), strict=True)
-        return {digest: problem for digest, problem in found if problem}
+        try:
+            found = zip(order, pool.map(lambda digest: _problem(vault, digest, advance), order), strict=True)
+            return {digest: problem for digest, problem in found if problem}
+        finally:
+            stop.set()  # after Ctrl-C the pool would wait for the blobs under way, which may have 50 GB
 
 
-def _problem(vault: Vault, digest: Digest, task: Task) -> str | None:
+def _threads() -> int:
+    """Tell how many blobs are hashed at once: more than eight no disk feeds."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, _MOST_THREADS)
+
+
+def _problem(vault: Vault, digest: Digest, advance: Callable[[int], None]) -> str | None:
+    path = vault.store.blob_path(digest)
     try:
-        actual = hash_file(vault.store.blob_path(digest), task.advance)
+        seen = path.stat()
+        actual = fsio.hash_file(path, advance)
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
@@ -119,15 +151,19 @@ def _problem(vault: Vault, digest: Digest, task: Task) -> str | None:
     if actual == digest:
         return None
     try:
-        vault.store.set_aside(digest)
-    except OSError as error:
-        return f"its SHA-256 is {actual.hex}, and it cannot be moved aside: {(error.strerror or str(error)).lower()}"
-    return f"its SHA-256 is {actual.hex}; it was moved aside"
+        with in_words():
+            aside = vault.set_aside(digest, seen)
+    except ModelvaultError as error:
+        return f"its SHA-256 is {actual.hex}, and it cannot be moved aside: {error.message}"
+    # Where it is another file than before, somebody has brought it anew meanwhile.
+    return f"its SHA-256 is {actual.hex}; it was moved aside" if aside else _problem(vault, digest, advance)
 
 
 def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> VerifyResult:
     """Write the outcome down. Where that cannot be done, damage that was found is more important than the record of it."""
     try:
+        if vault.history_lost:
+            result = replace(result, warnings=(_HISTORY_LOST,))
         for name in names:
             found = [item.problem for item in result.damage if name in item.models]
             outcome = {"model": name, "outcome": "damaged" if found else "ok", "detail": "; ".join(found[:5]) or None}
@@ -135,13 +171,23 @@ def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> Verif
     except ModelvaultError as error:
         if not result.damage:
             raise
-        return replace(result, warnings=(f"the outcome could not be recorded: {error.message}",))
+        return replace(result, warnings=(*result.warnings, f"the outcome could not be recorded: {error.message}"))
     return result
 
 
+def _lack(bundle: OpenBundle) -> tuple[Damage, ...]:
+    """Sum up the volumes that are not there."""
+    if not bundle.missing:
+        return ()
+    lost = {member.digest for number in bundle.missing for member in bundle.index.volumes[number - 1] if member.size}
+    problem = "missing" if bundle.finished else "not written yet"
+    return (Damage(name_volumes(bundle.missing), problem, tuple(map(str, bundle.index.needing(lost)))),)
+
+
 def _damage(bundle: OpenBundle, finding: Finding) -> Damage:
-    """Say which models a finding concerns: those that need a blob of which a piece lies there."""
-    members = bundle.index.volumes[finding.volume - 1]
-    touched = {member.digest for member in members if member.path in finding.paths and member.is_blob}
+    """Say which files and models a finding concerns: those of which a piece lies there."""
     where = f"volume {finding.volume}" + (f", frame {finding.frame}" if finding.frame else "")
-    return Damage(where, finding.reason, tuple(map(str, bundle.index.needing(touched))))
+    files = [bundle.index.called(blob) for blob in finding.blobs[:_MOST_FILES]]
+    more = f" and {len(finding.blobs) - _MOST_FILES} more" if len(finding.blobs) > _MOST_FILES else ""
+    problem = f"{finding.reason}; it holds {', '.join(files)}{more}" if files else finding.reason
+    return Damage(where, problem, tuple(map(str, bundle.index.needing(set(finding.blobs)))))

@@ -5,13 +5,12 @@ It holds nothing that the layout and the event log do not: ``Registry.rebuild`` 
 
 from modelvault.registry.connection import RegistryDamaged, RegistryUnreadable
 from modelvault.registry.database import Registry
-from modelvault.registry.replay import EventNotUnderstood, LoggedEvent
+from modelvault.registry.replay import EventNotUnderstood, History, LoggedEvent
 from modelvault.registry.rows import (
     BundleRow,
     CheckRow,
     Direction,
     EventRow,
-    FileRow,
     InstallRow,
     MetadataRow,
     ModelRow,
@@ -23,7 +22,7 @@ __all__ = [
     "Direction",
     "EventNotUnderstood",
     "EventRow",
-    "FileRow",
+    "History",
     "InstallRow",
     "LoggedEvent",
     "MetadataRow",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from modelvault.errors import ModelvaultError, VaultLocked
@@ -59,6 +59,38 @@ class Access:
         return self.path.exists() and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
 
     @property
+    def _unlocked(self) -> bool:
+        """Whether SQLite has to read without locks: to lock a WAL database it would create files beside it.
+
+        While a -wal file is there, its owner has it open, and the files are there, too.
+        """
+        return self.read_only and not self.path.with_name(self.path.name + "-wal").exists()
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Have what is read inside the block count only if nobody wrote the file meanwhile, where no lock keeps them from it."""
+        if not self._unlocked:
+            yield
+            return
+        before = self._stamp()
+        try:
+            yield
+        finally:
+            if self._stamp() != before:
+                raise self._in_use()
+
+    def _stamp(self) -> tuple[int, int, int]:
+        status = self.path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _in_use(self) -> VaultLocked:
+        return VaultLocked(
+            f"the registry {self.path} is in use by another process",
+            hint="wait for it to end, or end it, and run the same command again",
+            path=str(self.path),
+        )
+
+    @property
     def journal_mode(self) -> str:
         """The journal that is safe here: WAL needs memory shared by all processes, which network file systems lack."""
         return "delete" if self.network(self.path) else "wal"
@@ -67,9 +99,7 @@ class Access:
         """Open one connection; transactions begin and end only where we say so."""
         mode = "rwc"
         if self.read_only:
-            # Without a -wal file nobody writes; reading a WAL database would otherwise need to create files beside it.
-            waiting = self.path.with_name(self.path.name + "-wal").exists()
-            mode = "ro" if waiting else "ro&immutable=1"
+            mode = "ro&immutable=1" if self._unlocked else "ro"
         connection = sqlite3.connect(
             f"file:{quote(os.fsencode(self.path))}?mode={mode}",
             uri=True,
@@ -87,7 +117,8 @@ class Access:
 
     def engine(self) -> Engine:
         """Make the pool of connections. Writers take the lock when they begin, so that none fails half way for being late."""
-        engine = create_engine("sqlite://", creator=self.connect, poolclass=QueuePool)
+        # A connection that locks nothing never looks whether what it has cached still holds: every query gets a fresh one.
+        engine = create_engine("sqlite://", creator=self.connect, poolclass=NullPool if self.read_only else QueuePool)
         event.listen(engine, "begin", _begin)
         return engine
 
@@ -110,11 +141,7 @@ class Access:
     def _meaning(self, error: sqlite3.Error) -> ModelvaultError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY
         if code in _BUSY:
-            return VaultLocked(
-                f"the registry {self.path} is in use by another process",
-                hint="wait for it to end, or end it, and run the same command again",
-                path=str(self.path),
-            )
+            return self._in_use()
         full = code == sqlite3.SQLITE_IOERR and free_space(self.path.parent) < _FULL
         if full or code == sqlite3.SQLITE_FULL:
             return no_space(self.path.parent)

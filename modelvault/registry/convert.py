@@ -17,7 +17,7 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import decode_recipe, encode_recipe
-from modelvault.registry.rows import BundleRow, CheckRow, EventRow, FileRow, InstallRow, MetadataRow, ModelRow
+from modelvault.registry.rows import BundleRow, CheckRow, EventRow, InstallRow, MetadataRow, ModelRow
 from modelvault.registry.schema import (
     BundleTable,
     CheckTable,
@@ -135,23 +135,6 @@ def model_row(row: ModelTable) -> ModelRow:
 
 def _upstream(row: FileTable) -> Digest | None:
     return None if row.upstream is None else Digest.parse(row.upstream)
-
-
-def file_row(row: FileTable) -> FileRow:
-    """Read a file."""
-    return FileRow(
-        model=ModelName(row.model),
-        path=row.path,
-        size=row.size,
-        digest=Digest.parse(row.digest),
-        upstream=_upstream(row),
-        format=row.format,
-        architecture=row.architecture,
-        quantization=row.quantization,
-        tensors=row.tensors,
-        parameters=row.parameters,
-        warnings=() if row.warnings is None else tuple(str(warning) for warning in json.loads(row.warnings)),
-    )
 
 
 def metadata_row(row: MetadataTable) -> MetadataRow:

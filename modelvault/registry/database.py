@@ -1,13 +1,13 @@
 """The registry: one object over the database file, values in and values out, one transaction per call."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy.orm import Session, selectinload
 
 from modelvault.artifact import FileReport, ModelName, StoredModel
 from modelvault.errors import ModelvaultError
@@ -20,7 +20,6 @@ from modelvault.registry.rows import (
     CheckRow,
     Direction,
     EventRow,
-    FileRow,
     InstallRow,
     MetadataRow,
     ModelRow,
@@ -85,6 +84,11 @@ class Registry:
         """The database file."""
         return self._access.path
 
+    @property
+    def read_only(self) -> bool:
+        """Whether this user may only read it."""
+        return self._access.read_only
+
     def close(self) -> None:
         """Close all connections; the last process to do so folds the write-ahead log into the database."""
         with self._access.errors():
@@ -107,7 +111,7 @@ class Registry:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Session]:
         """Run a block of queries that see one state of the database; what they find must be what we would write."""
-        with self._access.errors(), Session(self._engine) as session:
+        with self._access.steady(), self._access.errors(), Session(self._engine) as session:
             try:
                 yield session
             except (ValueError, TypeError, ModelvaultError) as error:
@@ -154,12 +158,6 @@ class Registry:
             row = session.scalar(query)
             return None if row is None else convert.model_row(row)
 
-    def files(self, name: ModelName) -> tuple[FileRow, ...]:
-        """Give the files of a model, by path, with what the weight files say about themselves."""
-        query = select(FileTable).where(FileTable.model == name.text).order_by(FileTable.path)
-        with self._reading() as session:
-            return tuple(convert.file_row(row) for row in session.scalars(query))
-
     def metadata(self, name: ModelName) -> tuple[MetadataRow, ...]:
         """Give every metadata key of a model's weight files, by path and key."""
         query = (
@@ -172,30 +170,19 @@ class Registry:
 
     # ── history ──
 
-    def apply_event(self, event: replay.LoggedEvent) -> None:
-        """Mirror an event of the log and record what it says, once only. The way in for all history: see ``replay``."""
-        self.apply_events((event,))
+    @contextlib.contextmanager
+    def history(self) -> Iterator[replay.History]:
+        """Change the history, in one transaction that holds the write lock from its beginning.
 
-    def apply_events(self, events: Iterable[replay.LoggedEvent]) -> None:
-        """Do so for many, in one transaction; those applied before are passed over."""
-        with self._writing() as session:
-            for event in events:
-                replay.apply(session, event)
-
-    def last_event(self) -> int:
-        """Tell up to which number every event was applied (0: none). Where the log's last has a higher one, some were missed.
-
-        A process that was killed between logging and applying leaves that; ``apply_events`` over the whole log catches up.
+        An event is logged and applied within it, so that of several processes none applies its own before an older one.
         """
-        following = aliased(EventTable)
-        ends = (
-            select(EventTable.number)
-            .outerjoin(following, following.number == EventTable.number + 1)
-            .where(following.number.is_(None))
-        )
+        with self._writing() as session:
+            yield replay.History(session)
+
+    def ends_with(self, event: replay.LoggedEvent | None) -> bool:
+        """Whether this, the log's last event, is the newest that was applied."""
         with self._reading() as session:
-            first = session.scalar(select(func.min(EventTable.number)))
-            return (session.scalar(ends.order_by(EventTable.number).limit(1)) or 0) if first == 1 else 0
+            return replay.History(session).ends_with(event)
 
     def events(self) -> tuple[EventRow, ...]:
         """Give the mirrored events, in order."""

@@ -3,10 +3,10 @@
 Each function works in the caller's transaction. The keys of an event's data are specified in ``docs/formats/vault.md``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from modelvault.errors import ModelvaultError
@@ -41,18 +41,56 @@ class EventNotUnderstood(ModelvaultError):
     slug = "event-not-understood"
 
 
-def apply(session: Session, event: LoggedEvent) -> None:
-    """Mirror an event and do what it says; once only, however often it is applied. Unknown kinds are mirrored.
+class History:
+    """The history that the registry holds, within one transaction. The log is the truth, and this its mirror."""
 
-    The log is the truth: where the mirror holds another event of the same number, the log was replaced, and the mirror from there
-    on describes a log that is gone. Raises ``EventNotUnderstood``.
-    """
+    def __init__(self, session: Session) -> None:
+        """Work in the transaction of ``session``; to change anything it has to be one that writes."""
+        self._session = session
+
+    @property
+    def last(self) -> int:
+        """The number of the newest event that is mirrored; 0: none."""
+        return self._session.scalar(select(func.max(EventTable.number))) or 0
+
+    def ends_with(self, event: LoggedEvent | None) -> bool:
+        """Whether this is the newest event that is mirrored (``None``: that there is none)."""
+        return self.last == 0 if event is None else self.last == event.number and self._mirrors(event)
+
+    def apply(self, event: LoggedEvent) -> None:
+        """Mirror an event that follows on ``last`` and do what it says. Unknown kinds are mirrored. Raises ``EventNotUnderstood``."""
+        _apply(self._session, event)
+
+    def follow(self, log: Callable[[], Iterable[LoggedEvent]]) -> int:
+        """Apply what the log has and the mirror lacks; give the number of events that were mirrored and are no longer in the log.
+
+        What those did is kept where the log was only cut short: it happened. Where another log has taken its place, it goes.
+        """
+        known, agreed = self.last, 0
+        for event in log():
+            if event.number > known:
+                self.apply(event)
+            elif not self._mirrors(event):
+                for table in (CheckTable, BundleTable, InstallTable, EventTable):
+                    self._session.execute(delete(table).execution_options(synchronize_session=False))
+                for other in log():
+                    self.apply(other)
+                break
+            else:
+                agreed = event.number
+        else:
+            gone = delete(EventTable).where(EventTable.number > agreed, EventTable.number <= known)
+            self._session.execute(gone.execution_options(synchronize_session=False))
+        return known - agreed
+
+    def _mirrors(self, event: LoggedEvent) -> bool:
+        columns = select(EventTable.time, EventTable.kind, EventTable.data).where(EventTable.number == event.number)
+        row = self._session.execute(columns).one_or_none()
+        return row is not None and tuple(row) == (event.time, event.kind, dump(dict(event.data)))
+
+
+def _apply(session: Session, event: LoggedEvent) -> None:
     data = dump(dict(event.data))
-    mirrored = session.get(EventTable, event.number)
-    if mirrored is not None:
-        if (mirrored.time, mirrored.kind, mirrored.data) == (event.time, event.kind, data):
-            return
-        session.execute(delete(EventTable).where(EventTable.number >= event.number))
     session.execute(
         insert(EventTable), [{"number": event.number, "time": event.time, "kind": event.kind, "data": data}]
     )

@@ -33,23 +33,6 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FileRow:
-    """A file of a model, with what it says about itself if it is a weight file (else those are ``None``)."""
-
-    model: ModelName
-    path: str
-    size: int
-    digest: Digest
-    upstream: Digest | None
-    format: str | None
-    architecture: str | None
-    quantization: str | None
-    tensors: int | None
-    parameters: int | None
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class MetadataRow:
     """One metadata key of a weight file."""
 

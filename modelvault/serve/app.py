@@ -28,7 +28,7 @@ from modelvault.serve.repositories import (
     at_revision,
     repositories,
     snapshots,
-    tree_hash,
+    tree_hashes,
 )
 
 PAGE = 1000
@@ -169,11 +169,9 @@ class _Hub:
         """Give every file and directory of a snapshot, by path, as the tree endpoint shows them."""
         views = [self._views.view(file) for file in snapshot.files.values()]
         entries = {view.path: _tree_file(view) for view in views}
-        for folder in {parent for view in views for parent in _parents(view.path)}:
-            below = {
-                view.path.removeprefix(f"{folder}/"): view.oid for view in views if view.path.startswith(f"{folder}/")
-            }
-            entries[folder] = {"type": "directory", "oid": tree_hash(below), "size": 0, "path": folder}
+        for folder, oid in tree_hashes({view.path: view.oid for view in views}).items():
+            if folder:
+                entries[folder] = {"type": "directory", "oid": oid, "size": 0, "path": folder}
         if expand:
             # A vault does not know who committed a file and when: the keys are there, as the client expects them, empty.
             for entry in entries.values():
@@ -248,11 +246,6 @@ def _tree_file(view: HubFile) -> dict[str, Any]:
     lfs = {"oid": view.blob.hex, "size": view.size, "pointerSize": view.pointer_size}
     plain = {"type": "file", "oid": view.oid, "size": view.size, "path": view.path}
     return {**plain, "lfs": lfs} if view.is_lfs else plain
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def _flag(value: str | None) -> bool:

@@ -137,21 +137,26 @@ def git_hash(kind: str, data: bytes) -> bytes:
     return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).digest()
 
 
-def tree_hash(files: Mapping[str, str]) -> str:
-    """Give git's hash of a directory; ``files`` are the blob hashes (hex) by path below it."""
-    entries: dict[str, tuple[str, bytes]] = {}
-    below: dict[str, dict[str, str]] = {}
+def tree_hashes(files: Mapping[str, str]) -> dict[str, str]:
+    """Give git's hash of every directory by path, the root as ``""``; ``files`` are the blob hashes (hex) by path."""
+    # What lies in each directory, by the name that git sorts it under: a directory as if its name ended in a slash.
+    content: dict[str, dict[str, bytes]] = {"": {}}
     for path, oid in files.items():
-        first, slash, rest = path.partition("/")
-        if slash:
-            below.setdefault(first, {})[rest] = oid
-        else:
-            entries[first] = (f"100644 {first}", bytes.fromhex(oid))
-    for name, children in below.items():
-        # git sorts a directory as if its name ended in a slash.
-        entries[name + "/"] = (f"40000 {name}", bytes.fromhex(tree_hash(children)))
-    listing = b"".join(entries[key][0].encode() + b"\0" + entries[key][1] for key in sorted(entries, key=str.encode))
-    return git_hash("tree", listing).hex()
+        folder, _, name = path.rpartition("/")
+        above = folder
+        while above not in content:
+            content[above] = {}
+            above = above.rpartition("/")[0]
+        content[folder][name] = f"100644 {name}".encode() + b"\0" + bytes.fromhex(oid)
+    hashes: dict[str, str] = {}
+    for folder in sorted(content, key=len, reverse=True):  # the inner ones first
+        entries = content[folder]
+        digest = git_hash("tree", b"".join(entries[key] for key in sorted(entries, key=str.encode)))
+        hashes[folder] = digest.hex()
+        if folder:
+            parent, _, name = folder.rpartition("/")
+            content[parent][name + "/"] = f"40000 {name}".encode() + b"\0" + digest
+    return hashes
 
 
 class Models:

@@ -39,6 +39,10 @@ class HubServer:
         with self._socket, contextlib.suppress(KeyboardInterrupt):
             self._server.run(sockets=[self._socket])
 
+    def close(self) -> None:
+        """Stop listening, for a server that never came to ``serve``."""
+        self._socket.close()
+
     def stop(self) -> None:
         """Make ``serve`` return soon; may be called from any thread."""
         self._server.should_exit = True
@@ -50,8 +54,9 @@ def run(app: ASGIApp, host: str, port: int, on_ready: Callable[[str], None]) -> 
     Raises ``UsageProblem`` if the address cannot be listened on.
     """
     server = HubServer(app, host, port)
-    on_ready(server.url)
-    server.serve()
+    with contextlib.closing(server), contextlib.suppress(KeyboardInterrupt):
+        on_ready(server.url)
+        server.serve()
 
 
 def _listen(host: str, port: int) -> socket.socket:

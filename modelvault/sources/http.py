@@ -22,7 +22,6 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProxyError,
-    ProxySchemeUnknown,
     ReadTimeoutError,
     SSLError,
 )
@@ -47,9 +46,18 @@ def origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
 
 
+def is_address(url: str) -> bool:
+    """Tell whether this is the address of something on the web."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address in them, a port that is none
+        return False
+
+
 def chunk_size(size: int) -> int:
     """Give the bytes to read at once from a file of ``size`` bytes: few enough that a killed process loses little."""
-    return min(max(1 << max((size >> 12).bit_length() - 1, 0), _CHUNK_MIN), _CHUNK_MAX)
+    return min(max(1 << max((size >> 10).bit_length() - 1, 0), _CHUNK_MIN), _CHUNK_MAX)
 
 
 def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
@@ -89,7 +97,7 @@ class Web:
                 preload_content=False,
                 decode_content=False,
             )
-        except (ProxySchemeUnknown, LocationValueError) as error:
+        except LocationValueError as error:
             raise SourceUnavailable(
                 f"cannot ask for {_shown(url)}: {error}", hint="check the address, and HTTPS_PROXY and HTTP_PROXY"
             ) from error
@@ -125,13 +133,22 @@ class Web:
 
 
 def proxy_for(url: str) -> str | None:
-    """Look up the proxy for an address: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, in either case."""
+    """Look up the proxy for an address: ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``, in either case.
+
+    Raises ``SourceUnavailable`` where what they name is no proxy that speaks HTTP.
+    """
     parts = urlsplit(url)
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not is_address(proxy):
+        raise SourceUnavailable(
+            f"the environment names what is no proxy for {parts.hostname}: {proxy.rpartition('@')[2]!r}",
+            hint="correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, as http://proxy:3128, or unset it",
+        )
+    return proxy
 
 
 def dismiss(response: urllib3.BaseHTTPResponse) -> None:

@@ -4,6 +4,7 @@ huggingface_hub does names, tokens, listings and errors; the bytes go through ``
 a file over one connection, from the start, and checks no digest.
 """
 
+import itertools
 import os
 import re
 import ssl
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 # Read when huggingface_hub is imported; without it the client reports which agent runs it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -28,7 +29,17 @@ from modelvault import __version__
 from modelvault.artifact import Algorithm, Digest, SourceFile
 from modelvault.errors import SourceUnavailable, Transient, UsageProblem
 from modelvault.sources import Snapshot
-from modelvault.sources.http import RangeStream, Web, check_range, chunk_size, dismiss, origin, retry_after
+from modelvault.sources.http import (
+    RangeStream,
+    Web,
+    check_range,
+    chunk_size,
+    dismiss,
+    is_address,
+    origin,
+    proxy_for,
+    retry_after,
+)
 from modelvault.sources.refusal import Asked, refusal
 
 _T = TypeVar("_T")
@@ -37,6 +48,7 @@ _ATTEMPTS = 5
 _PATIENCE = 300.0  # seconds that the listing waits if the hub asks for it
 _HOPS = 5
 _RESOLVES = 3
+_MAX_FILES = 100_000  # files and folders of a repository; the Hub itself advises to stay below that
 _OK = {200, 206}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _EXPIRED = {401, 403, 404, 410}
@@ -49,10 +61,11 @@ class HubSource:
     def __init__(self, endpoint: str | None = None, *, token: str | None = None, connections: int = 8) -> None:
         """Prepare; nothing is sent. ``endpoint`` beats ``HF_ENDPOINT``, ``token`` beats ``HF_TOKEN`` and the stored login."""
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        if not _is_endpoint(self.endpoint):
+        if not is_address(self.endpoint):
             raise UsageProblem(
                 f"not an endpoint: {self.endpoint!r}", hint="an endpoint looks like https://huggingface.co"
             )
+        proxy_for(self.endpoint)  # one that is no address must be named as such, before either client meets it
         token = token or None
         context = _certificates()
         set_client_factory(lambda: _client(context))
@@ -135,8 +148,8 @@ class HubSource:
                 self._check_commit(response, snapshot)
             if response.status not in _REDIRECTS:
                 return response, None if at_home else signed
-            target = urljoin(url, response.headers.get("location", ""))
             dismiss(response)
+            target = _redirected(url, response.headers.get("location", ""))
             if origin(target) != home and signed is None:
                 signed = target
                 with self._lock:
@@ -168,12 +181,18 @@ class HubSource:
             raise refusal(asked, response.status, response.headers)
 
 
-def _is_endpoint(text: str) -> bool:
+def _redirected(url: str, location: str) -> str:
+    """Give the address that an answer from ``url`` points to."""
     try:
-        parts = urlsplit(text)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an address in them, a port that is none
-        return False
+        target = urljoin(url, location)
+    except ValueError:  # as in is_address
+        target = ""
+    if not is_address(target):
+        raise SourceUnavailable(
+            f"{origin(url)[1]} redirects to what is no address: {location[:200]!r}",
+            hint="check --endpoint and HF_ENDPOINT; a proxy or login page of the network may stand between",
+        )
+    return target
 
 
 # -- the listing
@@ -205,13 +224,16 @@ def _listed(asked: Asked, call: Callable[[], _T], attempts: int = _ATTEMPTS) -> 
 
 
 def _files(entries: Any) -> tuple[SourceFile, ...]:
+    listed = list(itertools.islice(entries, _MAX_FILES + 1))
+    if len(listed) > _MAX_FILES:  # a listing whose last page leads back to the first never ends
+        raise ValueError(f"it lists more than {_MAX_FILES:,} files")
     files = [
         SourceFile(
             path=entry.path,
             size=entry.size if entry.lfs is None else entry.lfs.size,
             digest=Digest(Algorithm.GIT_SHA1, entry.blob_id) if entry.lfs is None else Digest.sha256(entry.lfs.sha256),
         )
-        for entry in entries
+        for entry in listed
         if isinstance(entry, RepoFile)
     ]
     if len({file.path for file in files}) != len(files):

@@ -22,6 +22,7 @@ _LINGER = (
     2.0  # seconds that a thread gets to notice the end; one that connects to a dead host takes longer and does no harm
 )
 _WORTH_A_WORD = 5.0  # seconds: a pause that a user would wonder about
+_SAID = 300.0  # seconds for which a line holds: longer than an outage that is sat out, shorter than until the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Crew:
         self._change = threading.Condition()
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        self._said: set[str] = set()
+        self._said: dict[str, float] = {}  # reason: when it may be said again
 
     def run(self) -> dict[Partial, Digest]:
         """Return the SHA-256 of every file once all are here, verified and synced; else raise the first error."""
@@ -216,16 +217,18 @@ class Crew:
         delay = min(options.backoff * 2 ** max(failures - 1, 0), options.backoff_limit)
         delay = max(delay * random.uniform(0.5, 1.0), asked)  # noqa: S311 (spreads retries, hides nothing)
         if delay >= _WORTH_A_WORD:
-            self._say(f"{job.partial.wanted.path}: {error.reason}; trying again in {delay:.0f} s")
+            self._say(error.reason, delay)
         self._stop.wait(delay)
 
-    def _say(self, message: str) -> None:
-        """Log a line once, though every connection meets what it says."""
+    def _say(self, reason: str, delay: float) -> None:
+        """Log why nothing comes, once for all connections and files that meet it."""
         with self._change:
-            known = message in self._said
-            self._said.add(message)
+            now = time.monotonic()
+            known = now < self._said.get(reason, now)
+            if not known:
+                self._said[reason] = now + _SAID
         if not known:
-            self._progress.log(message)
+            self._progress.log(f"{reason}; trying again in {delay:.0f} s")
 
     def _gave_up(self, job: _Job, reason: str) -> SourceUnavailable:
         partial = job.partial

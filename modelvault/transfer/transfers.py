@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from modelvault.artifact import Digest
-from modelvault.fsio import free_space, locked_directory, no_space, no_space_at
+from modelvault.fsio import allow_open_files, free_space, locked_directory, no_space, no_space_at
 from modelvault.progress import Progress
 from modelvault.transfer.crew import Crew
 from modelvault.transfer.partial import Partial
@@ -36,6 +36,7 @@ class Transfers:
 
     def __enter__(self) -> Self:
         """Lock every file. Raises ``VaultLocked`` when another process keeps one for longer than ``lock_wait``."""
+        allow_open_files(len(self._wanted))  # every lock is one
         # In one order for everybody, so that two processes that want the same files cannot wait for each other.
         try:
             with no_space_at(self._home):
@@ -89,8 +90,10 @@ class Transfers:
 
     def _lock(self, wanted: Wanted) -> contextlib.ExitStack:
         stack = contextlib.ExitStack()
-        what = f"the transfer of {wanted.path}"
-        stack.enter_context(locked_directory(self._home / wanted.key, wait=self._options.lock_wait, what=what))
+        directory, wait, what = self._home / wanted.key, self._options.lock_wait, f"the transfer of {wanted.path}"
+        stack.enter_context(locked_directory(directory, wait=wait, what=what, on_wait=self._progress.log))
+        if wanted.model:
+            (directory / "model").write_text(wanted.model, encoding="utf-8")
         return stack
 
     def _unlock(self) -> None:

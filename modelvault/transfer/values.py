@@ -26,7 +26,7 @@ class Wanted:
     """One file to fetch. ``digest`` is what the source promises; ``identity`` tells files without a promise apart.
 
     Where ``digest`` is ``None``, ``identity`` has to name the repository and the commit: bytes of another file would
-    be taken for a part of this one otherwise.
+    be taken for a part of this one otherwise. ``model`` is noted beside the data, for those who look what is under way.
     """
 
     path: str
@@ -34,6 +34,7 @@ class Wanted:
     digest: Digest | None
     open: RangeOpener
     identity: str = ""
+    model: str = ""
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ from modelvault import modelpack
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Traits
 from modelvault.bundle import layout
 from modelvault.bundle.codec import compress, decompress
-from modelvault.bundle.format import decode, encode
-from modelvault.bundle.index import MAX_INDEX, MAX_MEMBER, BundleRefused, BundleTooNew, Index
+from modelvault.bundle.format import canonical_json, decode, encode
+from modelvault.bundle.index import (
+    MAX_INDEX,
+    MAX_MEMBER,
+    MAX_SEQUENCE,
+    MAX_VOLUME,
+    BundleRefused,
+    BundleTooNew,
+    Index,
+    name_volumes,
+)
 from modelvault.bundle.layout import END, FRAME, OWN_FRAMES, Literal
 from modelvault.bundle.plan import PlanOptions, SourceModel, next_sequence, plan_index
 from modelvault.bundle.table import Frame, FrameTable, decode_table, encode_table
@@ -33,7 +43,7 @@ SIZES = st.one_of(
 )
 
 
-def source(name: str, sizes: list[int]) -> SourceModel:
+def source(name: str, sizes: Sequence[int]) -> SourceModel:
     """A model whose files exist in name and size only: planning reads no byte."""
     files = tuple(
         FileSpec(f"{position:04d}.bin", size, Digest.of_bytes(f"{name} {position} {size}".encode()))
@@ -180,6 +190,7 @@ def hostile_indexes(data: bytes) -> dict[str, bytes]:
         "sequence a float": edited(data, sequence=7.5),
         "sequence huge": edited(data, sequence=1 << 70),
         "tiny volumes": edited(data, volume_size=512),
+        "volumes without end": edited(data, volume_size=MAX_VOLUME + 1),
         "volumes longer than they say": edited(data, volume_size=2 * MIB),
         "no volumes": edited(data, volumes=[]),
         "empty volume": edited(data, volumes=[*volumes, {"members": []}]),
@@ -280,6 +291,28 @@ def test_frame_tables(pristine: tuple[World, Written]) -> None:
             decode_table(data, index, 1, plans)
 
 
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(0, MAX_SEQUENCE) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+@settings(deadline=None)
+def test_canonical_json(document: object) -> None:
+    """Breaks if the one form of JSON is not the one that the format's page promises, whichever library writes it."""
+    promised = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    assert canonical_json(document) == promised.encode()
+
+
+@given(st.sets(st.integers(1, 30), min_size=1))
+def test_volumes_are_named(numbers: set[int]) -> None:
+    """Breaks if a line for people leaves a volume out or names one too many."""
+    said = name_volumes(sorted(numbers))
+    runs = [run.split(" to ") for run in said.removeprefix("volumes ").removeprefix("volume ").split(", ")]
+    named = {number for run in runs if run[0].isdigit() for number in range(int(run[0]), int(run[-1].split()[0]) + 1)}
+    assert named == numbers if "others" not in said else named < numbers
+
+
 def test_plan_refusals() -> None:
     """Requests that make no bundle are usage errors with a hint, not surprises while writing."""
     good = PlanOptions("models", 1, 8 * MIB)
@@ -287,9 +320,17 @@ def test_plan_refusals() -> None:
         plan_index([], good)
     with pytest.raises(UsageProblem):
         plan_index([source("a", [1]), source("A", [2])], good)
-    for bad in (PlanOptions("a/b", 1, 8 * MIB), PlanOptions("a", 0, 8 * MIB), PlanOptions("a", 1, 4096)):
+    for bad in (
+        PlanOptions("a/b", 1, 8 * MIB),
+        PlanOptions("a", 0, 8 * MIB),
+        PlanOptions("a", 1, 4096),
+        PlanOptions("a", 1, MAX_VOLUME + 1),
+    ):
         with pytest.raises(UsageProblem):
             plan_index([source("a", [1])], bad)
+    for sizes, volume_size in ((range(30_000), 8 * MIB), ([100 << 30], 2 * MIB)):
+        with pytest.raises(UsageProblem):
+            plan_index([source("a", sizes)], PlanOptions("models", 1, volume_size))
 
 
 def test_plan_does_not_depend_on_order() -> None:

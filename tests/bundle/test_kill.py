@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from bundle_world import MIB, Log, World, contents
 from machines import small_disk
 
 from modelvault.artifact import Digest
+from modelvault.bundle import layout
 from modelvault.bundle.check import verify_bundle
 from modelvault.bundle.drive import DriveFailed
 from modelvault.bundle.format import encode
 from modelvault.bundle.reader import open_bundle
 from modelvault.bundle.receive import receive
-from modelvault.bundle.writer import Written
+from modelvault.bundle.writer import Written, space_needed
 from modelvault.errors import NoSpace
+from modelvault.progress import NoTask
 
 SCRIPT = Path(__file__).with_name("run_once.py")
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -78,18 +81,40 @@ def test_receive_killed(pristine: tuple[World, Written], tmp_path: Path) -> None
         assert Digest.of_bytes((tmp_path / "staging" / blob.digest.hex).read_bytes()) == blob.digest, seed
 
 
+class _Filling(Log):
+    """Fills a disk up once the first frame is on it."""
+
+    def __init__(self, ballast: Path) -> None:
+        super().__init__()
+        self.ballast = ballast
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+        return _FillingTask(self.ballast)
+
+
+class _FillingTask(NoTask):
+    def __init__(self, ballast: Path) -> None:
+        self.ballast = ballast
+
+    def advance(self, amount: int) -> None:
+        if not self.ballast.exists():
+            free = shutil.disk_usage(self.ballast.parent).free
+            self.ballast.write_bytes(os.urandom(free - 3 * MIB))
+
+
 @pytest.mark.root
 @NEEDS_ROOT
 def test_full_drive(world: World, tmp_path: Path) -> None:
-    """A drive that is full: exit 15, says how much is missing; after space was made the same command finishes."""
+    """A drive that fills up: exit 15, says how much is missing; after space was made the same command finishes."""
     index = world.plan()
     with small_disk(tmp_path / "image", tmp_path / "mount", 32 * MIB) as mount:
         ballast = mount / "ballast"
-        ballast.write_bytes(os.urandom(20 * MIB))
         with pytest.raises(NoSpace) as caught:
-            world.write(index, drive=mount)
+            world.write(index, drive=mount, log=_Filling(ballast))
         assert caught.value.exit_code == 15
         assert caught.value.data["missing"] > MIB
+        with pytest.raises(NoSpace):
+            world.write(index, drive=mount)
         ballast.unlink()
         log = Log()
         written = world.write(index, drive=mount, log=log)
@@ -98,6 +123,29 @@ def test_full_drive(world: World, tmp_path: Path) -> None:
         assert verify_bundle(world.open(written), Log()).sound
         quiet = world.write(index, drive=tmp_path / "quiet")
         assert contents(written.directory) == contents(quiet.directory)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_too_small_a_drive(world: World, tmp_path: Path) -> None:
+    """Breaks if a drive is filled for hours before it is said that it is too small, or what lies there is counted twice."""
+    index = world.plan()
+    with small_disk(tmp_path / "image", tmp_path / "mount", 32 * MIB) as mount:
+        before = set(mount.iterdir())
+        ballast = mount / "ballast"
+        ballast.write_bytes(os.urandom(20 * MIB))
+        with pytest.raises(NoSpace) as caught:
+            world.write(index, drive=mount)
+        assert set(mount.iterdir()) == before | {ballast}
+        free = shutil.disk_usage(mount).free
+        content = sum(layout.volume_length(members) for members in index.volumes)
+        assert caught.value.data["missing"] == content - free
+        ballast.unlink()
+        written = world.write(index, drive=mount)
+        # Room for half a second copy, which is not needed where the first one lies.
+        ballast.write_bytes(os.urandom(shutil.disk_usage(mount).free - content // 2))
+        assert space_needed(index, written.directory) == 0
+        assert world.write(index, drive=mount).stored == written.stored
 
 
 @pytest.mark.root

@@ -17,7 +17,7 @@ from modelvault.bundle.check import verify_bundle
 from modelvault.bundle.format import canonical_json
 from modelvault.bundle.index import BundleRefused
 from modelvault.bundle.layout import Literal
-from modelvault.bundle.reader import OpenBundle, is_bundle, open_bundle
+from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.bundle.receive import Received, receive
 from modelvault.bundle.writer import Written
 from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
@@ -41,7 +41,6 @@ def test_receive_everything(pristine: Pristine, tmp_path: Path) -> None:
     opened = world.open(written)
     assert opened.signer is not None
     assert opened.signer.fingerprint == world.signer.fingerprint
-    assert is_bundle(written.directory)
     received = take(opened, tmp_path / "staging")
     assert received.failed == {}
     assert received.blobs.keys() == opened.index.sizes.keys()
@@ -189,9 +188,28 @@ def replace(path: Path, how: str) -> None:
         os.truncate(path, 1 << 30)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_volumes_that_are_not_there(pristine: Pristine, bundle: Path, tmp_path: Path, finished: bool) -> None:
+    """Breaks if what was never written is told as damage of the drive, or once for every blob instead of once."""
+    if not finished:
+        (bundle / "SHA256SUMS").unlink()
+    (bundle / "volume-0002.json").unlink()
+    (bundle / "volume-0003.tar.zst").unlink()
+    opened = open_bundle(bundle, pristine[0].keys.verify)
+    assert opened.finished == finished
+    said = "volumes 2 to 3 are missing" if finished else "volumes 2 to 3 are not written yet"
+    assert opened.lack == said
+    check = verify_bundle(opened, Log())
+    assert (check.missing, check.findings, check.sound) == ((2, 3), (), False)
+    log = Log()
+    received = receive(opened, opened.index.sizes.keys(), tmp_path / "staging", log)
+    assert received.failed.keys() == check.bad
+    assert set(received.failed.values()) == {said}
+    assert log.lines == []
+
+
 def test_no_bundle(tmp_path: Path) -> None:
     """A directory without an index, or no directory, is a usage error."""
-    assert not is_bundle(tmp_path)
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UsageProblem):
             open_bundle(path, None)
@@ -336,9 +354,11 @@ def test_hostile_content(pristine: Pristine, bundle: Path, tmp_path: Path) -> No
     rewritten(bundle, world, 2, lambda place, data: b"\x00" + data[1:] if place == position else data)
     received = take(opened, tmp_path / "staging")
     assert received.failed.keys() == {own.digest}
-    assert own.digest.hex in received.failed[own.digest]
+    name = opened.index.called(own.digest)
+    assert name == "model.safetensors of org/large"
+    assert name in received.failed[own.digest]
     (finding,) = verify_bundle(opened, Log()).findings
-    assert own.member.path.split("/")[2] in finding.reason
+    assert name in finding.reason
     again = take(opened, tmp_path / "staging")
     assert again.failed.keys() == {own.digest}
 

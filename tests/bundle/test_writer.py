@@ -51,6 +51,12 @@ def test_sums_without_read_back(pristine: tuple[World, Written], tmp_path: Path)
     assert "not read back" in (unread.directory / "README.txt").read_text().replace("\n   ", " ")
 
 
+def test_readme_fits_a_terminal(pristine: tuple[World, Written]) -> None:
+    """Breaks if the prose of README.txt runs out of a window of 80 columns; commands are as long as they must be."""
+    lines = (pristine[1].directory / "README.txt").read_text().splitlines()
+    assert all(len(line) <= 78 for line in lines if not line.startswith(" " * 5))
+
+
 def readme_commands(directory: Path) -> str:
     """The indented commands of README.txt, as somebody without modelvault would type them; modelvault's own left out."""
     lines = (directory / "README.txt").read_text().splitlines()
@@ -249,6 +255,17 @@ def test_resume_with_a_blob_that_rotted_since(world: World) -> None:
     assert not (directory / f"volume-{last:04d}.json.sig").exists()
 
 
+def test_leftovers_of_a_kill_are_swept(world: World) -> None:
+    """Breaks if temporary files of a killed run travel with the bundle, or foreign ones stop it."""
+    index = world.plan()
+    _stop_at(world, index, 2)
+    directory = world.drive / index.directory_name
+    (directory / ".bundle.json.0123456789ab.tmp").write_bytes(b"half")
+    (directory / ".volume-0001.json.0123456789ab.tmp").mkdir()
+    written = world.write(index)
+    assert [path.name for path in written.directory.glob(".*")] == [".volume-0001.json.0123456789ab.tmp"]
+
+
 def test_resume_elsewhere(world: World, tmp_path: Path) -> None:
     """The drive comes back empty, or is another one: everything is written again, nothing is assumed."""
     index = world.plan()
@@ -257,7 +274,8 @@ def test_resume_elsewhere(world: World, tmp_path: Path) -> None:
     written = world.write(index, drive=tmp_path / "other", log=log)
     assert written.resumed == 0
     assert verify_bundle(world.open(written), Log()).sound
-    assert log.lines
+    (line,) = log.lines
+    assert "from the start" in line
 
 
 def test_torn_journal(world: World) -> None:

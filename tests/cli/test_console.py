@@ -1,24 +1,31 @@
 """What a person sees: units, tables, bars on a terminal, plain lines elsewhere."""
 
+import contextlib
 import fcntl
 import io
 import os
 import pty
 import re
+import socket
 import struct
 import subprocess
 import termios
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faulty_hub import FaultyHub
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import PROGRAM, Machine
+from machines import PROGRAM, SECONDS, Machine
+from make_models import make_large_gguf
+from refusals import failed
 
-from modelvault.cli.console import LineProgress, counted, human_size, human_time
+from modelvault.cli.console import LineProgress, counted, human_size, human_time, wrapped
 from modelvault.cli.run import printable
-from modelvault.cli.tables import table
+from modelvault.cli.tables import fit, table
 
 
 @pytest.mark.parametrize(
@@ -53,9 +60,31 @@ def test_counted() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=120), st.text(max_size=12), st.text(max_size=12)), max_size=5))
-def test_tables_fit_80_columns(rows: list[tuple[str, str, str]]) -> None:
+def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]]) -> None:
     """Breaks if a long name pushes the other columns off the terminal."""
-    assert all(len(line) <= 80 for line in table(("model", "format", "size"), rows, right=(2,)))
+    assert all(len(line) <= 80 for line in fit(("model", "format", "size"), rows, right=(2,), width=80))
+
+
+def test_tables_lose_nothing() -> None:
+    """Breaks if a name that is too long for the terminal cannot be read there, or is cut where a program reads it."""
+    name = "organization/" + "0123456789" * 9
+    folded = list(fit(("model", "format"), [(name, "gguf")], right=(), width=60))
+    assert [line[-4:] for line in folded if "gguf" in line] == ["gguf"]
+    assert "".join(line[:54].strip() for line in folded[1:]) == name
+    assert list(table(("model", "format"), [(name, "gguf")]))[1] == f"{name}  gguf"
+
+
+def test_the_catalog_fits(machine: Callable[..., Machine]) -> None:
+    """Breaks if a repository's name does not stand on one line of an ordinary terminal: people copy it from there."""
+    shown = on_terminal(machine("pc"), "catalog")
+    repositories = [entry["repository"] for entry in machine("pc").json("catalog").result["entries"]]
+    assert all(repository in shown for repository in repositories)
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_a_vault_where_none_can_be(machine: Callable[..., Machine]) -> None:
+    """Breaks if a mistyped MODELVAULT_HOME ends with the system's words alone."""
+    assert "MODELVAULT_HOME" in failed(machine("pc", MODELVAULT_HOME="/proc/x"), "keys", "new", code=1)["hint"]
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
@@ -73,32 +102,83 @@ def test_lines_report_the_whole_only() -> None:
     assert re.fullmatch(r"total: 2 kB in .* \(.*/s\)\n", stream.getvalue())
 
 
-def on_terminal(machine: Machine, *arguments: str | Path) -> str:
-    """Run a command on a pseudo-terminal and give what it showed."""
+def on_terminal(
+    machine: Machine, *arguments: str | Path, columns: int = 80, then: Callable[[int], None] | None = None
+) -> str:
+    """Run a command on a pseudo-terminal and give what it showed; ``then`` may type into it meanwhile."""
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # a new one has no size at all
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))  # a new one has no size at all
     environment = machine.environment() | {"TERM": "xterm-256color"}
+    del environment["COLUMNS"]  # the terminal knows
+    shown = b""
+
+    def read() -> None:
+        nonlocal shown
+        with contextlib.suppress(OSError):  # Linux: EIO when the other side is closed
+            while piece := os.read(leader, 65536):
+                shown += piece
+
     with subprocess.Popen(
-        (*PROGRAM, *map(str, arguments)),
+        ("setsid", "--ctty", *PROGRAM, *map(str, arguments)),
         stdin=follower,
         stdout=follower,
         stderr=follower,
         env=environment,
         cwd=machine.root,
-    ) as process:
+    ):
         os.close(follower)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(leader, 65536)
-            except OSError:  # Linux: EIO when the other side is closed
-                break
-            if not piece:
-                break
-            shown += piece
-        process.wait()
+        reader = threading.Thread(target=read)
+        reader.start()
+        if then is not None:
+            then(leader)
+    reader.join()
     os.close(leader)
     return shown.decode()
+
+
+def screen(shown: str, columns: int = 80) -> list[str]:
+    """Give the lines that a terminal shows after all that was sent to it."""
+    rows: list[list[str]] = [[]]
+    row = column = 0
+    for code, character in re.findall(r"\x1b\[[\d;]*([A-Za-z])|(.)", shown, re.DOTALL):
+        if code == "A":
+            row -= 1
+        elif code == "J":
+            rows[row + 1 :] = []
+            rows[row][column:] = []
+        elif character == "\r":
+            column = 0
+        elif character == "\n" or (character and column == columns):
+            row, column = row + 1, column if character == "\n" else 0
+        rows += [[] for _ in range(row + 1 - len(rows))]
+        if character and character not in "\r\n":
+            rows[row] += " " * (column + 1 - len(rows[row]))
+            rows[row][column] = character
+            column += 1
+    return [line for line in ("".join(cells).rstrip() for cells in rows) if line]
+
+
+def test_the_screen_after_ctrl_c(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Breaks if what to do next stands among what is left of the bars, or of the ^C that the terminal shows among them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make_large_gguf(folder / "large-Q8_0.gguf", 30_000_000)
+    with FaultyHub({"org/large": folder}, send_buffer=16 << 10) as hub:
+        hub.faults.rate = 1_000_000
+        reached = hub.reached("large-Q8_0.gguf", 5_000_000)
+
+        def type_ctrl_c(leader: int) -> None:
+            assert reached.wait(60)
+            os.write(leader, b"\x03")
+
+        shown = on_terminal(machine("pc", hub.url), "pull", "org/large", then=type_ctrl_c)
+    assert "total:" in shown
+    assert "^C" in shown
+    assert screen(shown) == [
+        "looking up org/large",
+        "error: interrupted",
+        "hint: run the same command again: it goes on where it stopped",
+    ]
 
 
 def test_bars_and_colors_only_on_a_terminal(machine: Callable[..., Machine], tiny_gguf: Path) -> None:
@@ -113,3 +193,38 @@ def test_bars_and_colors_only_on_a_terminal(machine: Callable[..., Machine], tin
     failed = machine("other").run("show", "nothing", code=2)
     assert failed.err.startswith("error: ")
     assert "hint: " in failed.err
+
+
+def test_the_screen_after_a_server_was_stopped(machine: Callable[..., Machine], tiny_gguf: Path) -> None:
+    """Breaks if the prompt of the shell follows on the ^C that the terminal shows."""
+    pc = machine("pc")
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+    def type_ctrl_c(leader: int) -> None:
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET /api/models HTTP/1.0\r\n\r\n")
+                assert client.recv(100)  # by now Ctrl-C is the server's
+                break
+        os.write(leader, b"\x03")
+
+    shown = on_terminal(pc, "serve", "--port", str(port), then=type_ctrl_c)
+    assert shown.endswith("^C\r\nstopped\r\n")
+
+
+def test_prose_is_wrapped_on_a_terminal_only() -> None:
+    """Breaks if a long warning is cut up by the terminal in the middle of words, or a command to copy by us."""
+    text = "tiny goes into no engine; to install it: `modelvault install org/a-rather-long-name --engine ollama=/srv/models`"
+    assert wrapped(text, io.StringIO()) == text
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(follower, "w") as stream:
+        lines = wrapped(text, stream).split("\n")
+    os.close(leader)
+    assert lines == [
+        "tiny goes into no engine; to install it:",
+        "  `modelvault install org/a-rather-long-name --engine ollama=/srv/models`",
+    ]

@@ -1,6 +1,7 @@
 """Help: every command explains itself with an example, on 80 columns, and without loading what it runs."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,9 +44,21 @@ def test_every_command_has_an_example_and_fits(command: tuple[str, ...]) -> None
     assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
-def test_summaries_are_not_cut() -> None:
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_placeholders_are_upper_case(command: tuple[str, ...]) -> None:
+    """Breaks if a placeholder is a Python type, or looks like a word to be typed as it is."""
+    text = help_of(*command)
+    assert re.search(r"<\w", text) is None
+    placeholders = re.findall(r"^  --[\w-]+ (\S+)", text.partition("Options:")[2], re.MULTILINE) + re.findall(
+        r"[{\[](.+)[}\]]", text.splitlines()[0].partition("[OPTIONS]")[2]
+    )
+    assert [word for word in placeholders if word != word.upper() and word != "auto|hard|reflink|copy"] == []
+
+
+@pytest.mark.parametrize("group", [(), ("keys",), ("registry",)], ids=lambda group: group[0] if group else "modelvault")
+def test_summaries_are_not_cut(group: tuple[str, ...]) -> None:
     """Breaks if a command's one-line summary is too long for the list of commands."""
-    assert "..." not in help_of().partition("Commands:")[2]
+    assert "..." not in help_of(*group).partition("Commands:")[2]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from engine_cases import NAMES, Case, contents, link_is_true, tree
 
-from modelvault.engines import InstalledFile, InstallRecord, LinkMode, Owner
+from modelvault.engines import InstalledFile, InstallRecord, LinkMode, Owner, Removal
 from modelvault.engines.ground import locked
 from modelvault.errors import DigestMismatch, EngineRefused, ModelvaultError, NoSpace, VaultLocked
 
@@ -172,7 +172,7 @@ def test_other_models_are_left_alone(case: Case) -> None:
     before = contents(case.directory)
     record = install(case)
     assert case.engine.verify(first) == []
-    removed = case.engine.uninstall(record)
+    removed = case.engine.uninstall(record).removed
     assert removed
     assert contents(case.directory) == before
     assert case.engine.verify(first) == []
@@ -184,12 +184,12 @@ def test_uninstall_removes_what_was_installed(case: Case) -> None:
     case.directory.mkdir(parents=True)
     (case.directory / "theirs.txt").write_text("kept")
     record = install(case)
-    removed = case.engine.uninstall(record)
+    removed = case.engine.uninstall(record).removed
     assert {f"{record.directory}/{file.path}" for file in record.files} <= set(removed)
     assert contents(case.directory) == {"theirs.txt": contents(case.directory)["theirs.txt"]}
     assert not [path for path in case.directory.rglob("*") if path.is_dir() and path.name not in {"blobs", "manifests"}]
     assert case.blobs.intact()
-    assert case.engine.uninstall(record) == []
+    assert case.engine.uninstall(record) == Removal()
 
 
 def test_verify_finds_a_flipped_bit(case: Case) -> None:

@@ -204,7 +204,7 @@ def test_a_name_that_was_given_to_another_model_since(ollama: Case) -> None:
     manifest = ollama.directory / record.files[-1].path
     manifest.write_bytes(manifest.read_bytes().replace(b'"schemaVersion":2', b'"schemaVersion": 2'))
     assert any("manifest" in problem for problem in ollama.engine.verify(record))
-    removed = ollama.engine.uninstall(record)
+    removed = ollama.engine.uninstall(record).removed
     assert manifest.exists()
     assert not removed
 
@@ -261,7 +261,7 @@ def test_manifests_v2_is_announced(ollama: Case) -> None:
     (ollama.directory / "manifests-v2" / "x").write_text(f"sha256:{ollama.stored().model.files[1].digest.hex}")
     assert any("manifests-v2" in warning for warning in ollama.engine.plan(ollama.request()).warnings)
     record = ollama.engine.install(ollama.request())
-    removed = ollama.engine.uninstall(record)
+    removed = ollama.engine.uninstall(record).removed
     assert not any(Path(path).name.endswith(ollama.stored().model.files[1].digest.hex) for path in removed)
 
 
@@ -270,3 +270,21 @@ def test_no_shell_in_names(ollama: Case) -> None:
     case = replace(ollama, directory=ollama.directory.parent / "my models")
     record = case.engine.install(case.request(case.stored(origin=Origin("hub", "org/tiny", "0" * 40))))
     assert case.engine.next_steps(record)[0] == f"OLLAMA_MODELS='{case.directory}' ollama serve"
+
+
+@pytest.mark.parametrize("what", ["fifo", "gigabyte"])
+def test_what_is_no_manifest_is_named(ollama: Case, what: str) -> None:
+    """Which blobs are in use decides what is removed: what cannot be read is a refusal that says where it lies."""
+    record = ollama.engine.install(ollama.request())
+    odd = ollama.directory / "manifests/registry.ollama.ai/library/odd/latest"
+    odd.parent.mkdir(parents=True)
+    if what == "fifo":
+        os.mkfifo(odd)
+    else:
+        odd.touch()
+        os.truncate(odd, 1 << 30)
+    before = contents(ollama.directory) if what == "gigabyte" else None
+    with pytest.raises(EngineRefused, match="is in the way: it is not a manifest") as refused:
+        ollama.engine.uninstall(record)
+    assert refused.value.data["path"] == str(odd)
+    assert before is None or contents(ollama.directory) == before

@@ -140,4 +140,4 @@ def test_vllm_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:
     record = install(blobs, stored, Target("vllm", tmp_path / "hub"))
     assert SENTENCE.startswith(vllm_generate(tmp_path / "hub", record.installed_name, "hello"))
     assert engines()["vllm"].verify(record) == []
-    assert engines()["vllm"].uninstall(record)
+    assert engines()["vllm"].uninstall(record).removed

@@ -33,19 +33,18 @@ def test_nothing_is_detected_where_nothing_is(around: Surroundings) -> None:
 
 def test_ollama_is_found(around: Surroundings) -> None:
     """In this order: the variable, the unit, the service's home, the user's, the program."""
-    ollama = engines(around)["ollama"]
     with_program(around, "ollama")
     home = around.home / ".ollama/models"
-    assert ollama.detect() == Target("ollama", home)
+    assert engines(around)["ollama"].detect() == Target("ollama", home)
     home.mkdir(parents=True)
     service = around.root / "usr/share/ollama/.ollama/models"
     service.mkdir(parents=True)
-    assert ollama.detect() == Target("ollama", service)
+    assert engines(around)["ollama"].detect() == Target("ollama", service)
     with_program(around, "systemctl", "echo LoadState=loaded; echo User=root; echo Environment=A=b")
-    assert ollama.detect() == Target("ollama", Path("/root/.ollama/models"))
+    assert engines(around)["ollama"].detect() == Target("ollama", Path("/root/.ollama/models"))
     shown = '"OLLAMA_MODELS=/srv/my models" PATH=/bin'
     with_program(around, "systemctl", f"echo LoadState=loaded; echo User=ollama; echo 'Environment={shown}'")
-    assert ollama.detect() == Target("ollama", Path("/srv/my models"))
+    assert engines(around)["ollama"].detect() == Target("ollama", Path("/srv/my models"))
     variable = Surroundings({**around.environment, "OLLAMA_MODELS": "/data"}, around.home, around.root)
     assert engines(variable)["ollama"].detect() == Target("ollama", Path("/data"))
 
@@ -83,13 +82,13 @@ def test_vllm_is_found(around: Surroundings) -> None:
 def test_parse_target(around: Surroundings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """``--engine`` as it is typed."""
     monkeypatch.chdir(tmp_path)
-    assert parse_target("ollama=/dir", around) == Target("ollama", Path("/dir"))
-    assert parse_target("folder=sub", around) == Target("folder", tmp_path / "sub")
-    assert parse_target("ollama", around).directory == around.home / ".ollama/models"
-    assert parse_target("vllm", around).directory == around.home / ".cache/huggingface/hub"
+    assert parse_target("ollama=/dir", engines(around)) == Target("ollama", Path("/dir"))
+    assert parse_target("folder=sub", engines(around)) == Target("folder", tmp_path / "sub")
+    assert parse_target("ollama", engines(around)).directory == around.home / ".ollama/models"
+    assert parse_target("vllm", engines(around)).directory == around.home / ".cache/huggingface/hub"
     for text in ("folder", "folder=", "ollama=", "tgi", ""):
         with pytest.raises(UsageProblem):
-            parse_target(text, around)
+            parse_target(text, engines(around))
 
 
 def test_owner_is_parsed() -> None:

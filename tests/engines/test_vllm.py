@@ -226,3 +226,17 @@ def test_a_shared_store_of_the_client_is_followed(vllm: Case, tmp_path: Path) ->
     record = install(vllm, stored=stored)
     assert not blob.is_symlink()
     assert vllm.engine.verify(record) == []
+
+
+@pytest.mark.parametrize("way", ["name", "blob"])
+def test_an_edited_file_is_kept(vllm: Case, way: str) -> None:
+    """A config.json that somebody tuned, in place of the link or through it, is theirs."""
+    record = install(vllm, link=LinkMode.COPY)
+    name = vllm.directory / f"models--org--tiny/snapshots/{COMMIT}/config.json"
+    if way == "name":
+        name.unlink()
+    name.write_text('{"tuned": true}')
+    removal = vllm.engine.uninstall(record)
+    assert removal.kept == (str(name),)
+    assert name.read_text() == '{"tuned": true}'
+    assert not (vllm.directory / "models--org--tiny/refs").exists()

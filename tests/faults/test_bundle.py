@@ -91,6 +91,79 @@ def test_an_interrupted_bundle_resumes_without_being_told_which(loaded: Machine,
     loaded.run("verify", only_bundle(drive), "--allow-unsigned")
 
 
+def test_an_unfinished_bundle_is_told_as_such(loaded: Machine, machine: Callable[..., Machine], drive: Path) -> None:
+    """Breaks if what was never written is told as damage, as advice to use another drive, or more than once."""
+    end_in_the_middle(loaded, drive, signal.SIGKILL, after=SIZE // 2)  # the first volume is closed by then
+    bundle, server = only_bundle(drive), machine("server")
+    ran = loaded.run("verify", bundle, code=12)
+    (error,) = [line for line in ran.err.splitlines() if line.startswith("error:")]
+    assert error.startswith(f"error: {bundle} is not finished: volume")
+    assert error.endswith("not written yet")
+    assert "hint: run the same bundle command again on the PC that wrote it" in ran.err
+    assert "sha256:" not in ran.out + ran.err
+    document = loaded.json("verify", bundle, code=12).document
+    assert document["error"]["code"] == "bundle-unfinished"
+    assert document["result"]["damage"] == [], "what was written is sound"
+    assert "large" in document["error"]["data"]["models"]
+
+    trust(server, loaded, bundle)
+    ran = server.run("import", bundle, "--only", "large", code=12)
+    assert "large: the bundle is not finished: volume" in ran.err
+    assert "hint: run the same bundle command again on the PC that wrote it" in ran.err
+    assert "sha256:" not in ran.out + ran.err
+
+
+# ── it was done before ──
+
+
+def test_a_second_run_finds_the_first(machine: Callable[..., Machine], tiny_gguf: Path, drive: Path) -> None:
+    """Breaks if a rerun writes all of it once more, or says that it is there though it is not, or is not the one to import."""
+    pc = machine("pc")
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    first = succeeded(pc, "bundle", "--to", drive)
+    before = tree(drive)
+    assert not first["there_already"]
+    again = succeeded(pc, "bundle", "--to", drive)
+    assert (again["there_already"], again["directory"]) == (True, str(only_bundle(drive)))
+    assert (again["sequence"], again["stored_size"]) == (first["sequence"], first["stored_size"])
+    assert succeeded(pc, "bundle", "--to", drive, "--dry-run")["there_already"]
+    assert "nothing was written" in pc.run("bundle", "--to", drive, "--sequence", str(first["sequence"])).out
+    assert tree(drive) == before
+
+    # What was lost since is not passed over in silence.
+    volume = next(only_bundle(drive).glob("volume-*.tar.zst"))
+    with volume.open("r+b") as file:
+        file.truncate(1000)
+    ran = pc.run("bundle", "--to", drive, "--sequence", str(first["sequence"]))
+    assert "is not whole any more" in ran.err
+    assert tree(drive) == before
+
+    newer = succeeded(pc, "bundle", "--to", drive, "--sequence", str(first["sequence"] + 5))
+    assert not newer["there_already"]
+    assert not succeeded(pc, "bundle", "--to", drive, "--label", "other")["there_already"]
+    # The newest of a label is the one that an import takes after it.
+    shutil.rmtree(newer["directory"])
+    assert not succeeded(pc, "bundle", "--to", drive)["there_already"]
+
+
+def test_another_drive_at_the_same_place(loaded: Machine, undisturbed: dict[str, bytes], drive: Path) -> None:
+    """Breaks if an empty drive in the place of the one on which a bundle was begun is told as one that was tampered with."""
+    with running(loaded, "bundle", "--to", drive, "--volume-size", "41MiB") as bundle:
+        bundle.until(lambda: written(drive) > 1_000_000)
+        bundle.signal(signal.SIGKILL)
+        bundle.end(-signal.SIGKILL)
+    begun = only_bundle(drive)
+    elsewhere = begun.rename(drive.parent / begun.name)
+    ran = loaded.run("bundle", "--to", drive, "--volume-size", "41MiB")
+    assert f"{begun}, which was begun, is not on this drive" in ran.err
+    assert "again" not in ran.err
+    assert only_bundle(drive) != begun
+    # The first drive is back: what was begun there goes on.
+    shutil.rmtree(only_bundle(drive))
+    elsewhere.rename(begun)
+    assert succeeded(loaded, "bundle", "--to", drive, "--volume-size", "41MiB")["resumed"] > 0
+
+
 # ── the drive is not ours alone ──
 
 
@@ -197,19 +270,27 @@ def test_a_blob_is_gone_or_short(machine: Callable[..., Machine], tiny_gguf: Pat
 # ── no space ──
 
 
-def test_a_full_drive(loaded: Machine, undisturbed: dict[str, bytes], tmp_path: Path, as_root: None) -> None:
-    """Breaks if a full drive does not say how much is missing, or if making room is not enough to go on."""
+def test_too_small_a_drive(loaded: Machine, undisturbed: dict[str, bytes], tmp_path: Path, as_root: None) -> None:
+    """Breaks if a drive is filled before it is said how much is missing, or what lies there already is not counted."""
     with small_disk(tmp_path / "image", tmp_path / "disk", 256 << 20) as disk:
         filler = fill(disk, 70_000_000)
+        (warning,) = loaded.json("bundle", "--to", disk, *PINNED, "--dry-run").document["warnings"]
+        assert "bytes are missing" in warning
         error = failed(loaded, "bundle", "--to", disk, *PINNED, code=15)
         assert error["code"] == "no-space"
-        assert 40_000_000 < error["data"]["missing"] < 120_000_000
+        assert 75_000_000 < error["data"]["missing"] < 110_000_000
         assert f"{error['data']['missing']:,} bytes are missing" in error["message"]
-        assert written(disk) > 40_000_000, "what fitted was not written"
-        ran = loaded.run("bundle", "--to", disk, *PINNED, code=15)
-        assert "\nhint: free some space and run the same command again" in ran.err
+        assert not list(disk.glob("*.mvbundle")), "something was written"
         filler.unlink()
-        assert succeeded(loaded, "bundle", "--to", disk, *PINNED)["resumed"] > 40_000_000
+
+        end_in_the_middle(loaded, disk, signal.SIGKILL, after=SIZE // 2)
+        there = written(disk)
+        filler = fill(disk, 5_000_000)
+        error = failed(loaded, "bundle", "--to", disk, *PINNED, code=15)
+        assert error["data"]["needed"] < SIZE - there + 10_000_000
+        assert error["hint"].startswith("free some space and run the same command again")
+        filler.unlink()
+        assert succeeded(loaded, "bundle", "--to", disk, *PINNED)["resumed"] > 0
         assert tree(only_bundle(disk)) == undisturbed
 
 
@@ -236,6 +317,7 @@ def test_what_cannot_be_meant(loaded: Machine) -> None:
     before = set(loaded.vault.iterdir())
     for word, *arguments in (
         ("not a directory", "--to", "/nowhere/at/all"),
+        ("names no directory", "--to", ""),
         ("within the vault", "--to", str(loaded.vault)),
         ("within the vault", "--to", str(loaded.vault / "blobs")),
         ("no model nomodel", "nomodel", "--to", "/tmp"),

@@ -1,5 +1,7 @@
 """The isolated side: no network, no Hub library; and engines whose user is not to be trusted with the vault's files."""
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -9,8 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engine_cases import COMMIT, Blobs, Case, tree
 from imports import GGUF, SHARDED, Delivery, Shipment, digests, ship, whole_in_cache, whole_in_ollama
 from machines import Machine, small_disk
+
+from modelvault.artifact import Digest, Origin, StoredModel
+from modelvault.engines import InstallRecord, Owner
+from modelvault.errors import EngineRefused
 
 NOBODY = 65534
 _BLOCKER = """
@@ -200,3 +207,136 @@ def test_links_of_the_engines_user_lead_nowhere(
     ran = server.run("install", "tiny", "--engine", f"ollama={root}", code=16)
     assert "does not belong to the engine's user" in ran.err
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A directory of root's, with files that an engine's user would like to see replaced or removed."""
+    directory = tmp_path / "etc"
+    for name in ("config.json", "main", "nested/extra.json"):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("root's own\n")
+    return directory
+
+
+def given_away(case: Case) -> Case:
+    """Give everything in an engine's directory to the engine's user."""
+    case.directory.mkdir(parents=True, exist_ok=True)
+    for path in (case.directory, *case.directory.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+    return case
+
+
+def plant(path: Path, target: Path) -> None:
+    """Put a link where something of the engine's was, as its user could."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+    for made in (path, *path.parents):
+        if made.name == "models":
+            break
+        os.lchown(made, NOBODY, NOBODY)
+
+
+_VLLM = f"models--org--tiny/snapshots/{COMMIT}"
+_PLANTED = [
+    ("vllm", "models--org--tiny"),
+    ("vllm", "models--org--tiny/blobs"),
+    ("vllm", "models--org--tiny/refs"),
+    ("vllm", "models--org--tiny/snapshots"),
+    ("vllm", _VLLM),
+    ("vllm", f"{_VLLM}/nested"),
+    ("folder", "org--tiny--Q8_0"),
+    ("folder", "org--tiny--Q8_0/nested"),
+]
+
+
+def stored_in(case: Case) -> StoredModel:
+    return case.stored(origin=Origin("hub", "org/tiny", COMMIT))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("engine", "link"), _PLANTED)
+def test_an_install_follows_no_planted_link(
+    tmp_path: Path, as_root: None, secret: Path, engine: str, link: str
+) -> None:
+    """Breaks if an engine's user can have root's install write, replace or give away something outside its directory."""
+    case = given_away(Case(engine, Blobs(tmp_path / "vault"), tmp_path / "models"))
+    plant(case.directory / link, secret)
+    before = tree(secret)
+    with contextlib.suppress(EngineRefused):
+        case.engine.install(case.request(stored_in(case)))
+    assert tree(secret) == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("owner", [0, NOBODY], ids=["root's directory, --owner", "the user's directory"])
+@pytest.mark.parametrize(("engine", "link"), _PLANTED)
+def test_a_removal_follows_no_planted_link(
+    tmp_path: Path, as_root: None, secret: Path, owner: int, engine: str, link: str
+) -> None:
+    """Breaks if an engine's user can steer root's removal to files outside its directory."""
+    case = given_away(Case(engine, Blobs(tmp_path / "vault"), tmp_path / "models"))
+    os.chown(case.directory, owner, owner)
+    record = case.engine.install(case.request(stored_in(case), owner=Owner(NOBODY, NOBODY)))
+    (secret / "main").write_text(COMMIT)
+    for path in ("config.json", "nested/extra.json"):  # as installed, so that nobody could call them edited
+        (secret / path).write_bytes(case.blobs.path(_digest(record, path)).read_bytes())
+    plant(case.directory / link, secret)
+    before = tree(secret)
+    with contextlib.suppress(EngineRefused):
+        case.engine.uninstall(record)
+    assert tree(secret) == before
+
+
+def _digest(record: InstallRecord, path: str) -> Digest:
+    return Digest.parse(next(file.digest for file in record.files if file.path.endswith(f"/{path}")))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("engine", ["vllm", "folder"])
+def test_hard_links_of_the_engines_user_are_only_names(
+    tmp_path: Path, as_root: None, secret: Path, engine: str
+) -> None:
+    """Breaks if root writes through a second name of a file of its own, or gives that file away."""
+    case = given_away(Case(engine, Blobs(tmp_path / "vault"), tmp_path / "models"))
+    request = case.request(stored_in(case))
+    record = case.engine.install(request)
+    for file in record.files:
+        path = case.directory / file.path
+        path.unlink()
+        os.link(secret / "config.json", path)
+    with contextlib.suppress(EngineRefused):
+        case.engine.install(case.request(stored_in(case), previous=record))
+    with contextlib.suppress(EngineRefused):
+        case.engine.uninstall(record)
+    status = (secret / "config.json").stat()
+    assert (secret / "config.json").read_text() == "root's own\n"
+    assert (status.st_uid, status.st_mode & 0o777) == (0, 0o644)
+
+
+@pytest.mark.root
+def test_a_forged_marker_steers_no_removal(tmp_path: Path, as_root: None) -> None:
+    """Breaks if an engine's user can have files removed, or text written, by editing our marker in its cache."""
+    case = given_away(Case("vllm", Blobs(tmp_path / "vault"), tmp_path / "models"))
+    record = case.engine.install(case.request(stored_in(case)))
+    folder = case.directory / "models--org--tiny"
+    theirs = folder / "blobs" / "theirs"
+    theirs.write_text("another model's")
+    other = case.directory / "models--org--other" / "blobs" / "theirs"
+    other.parent.mkdir(parents=True)
+    other.write_text("another repository's")
+    (folder / "snapshots" / "evil\n* * * * * root sh").mkdir()
+    (path,) = folder.glob(".modelvault-*.json")
+    marker = json.loads(path.read_text())
+    marker["before"] = "evil\n* * * * * root sh"
+    marker["files"] |= {str(forged.relative_to(case.directory)): "copy" for forged in (theirs, other)}
+    path.write_text(json.dumps(marker))
+    removal = case.engine.uninstall(record)
+    assert not {str(theirs), str(other)} & set(removal.removed)
+    assert theirs.exists()
+    assert other.exists()
+    assert not (folder / "refs" / "main").exists()

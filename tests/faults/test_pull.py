@@ -73,6 +73,36 @@ def test_ended_at_a_random_moment(slow: FaultyHub, machine: Callable[..., Machin
     assert list((pc.vault / "partial").glob("*/data")) == []
 
 
+def test_a_plan_that_does_not_fit(
+    slow: FaultyHub, machine: Callable[..., Machine], tmp_path: Path, as_root: None
+) -> None:
+    """Breaks if `--dry-run` promises what the pull then refuses for lack of room."""
+    with small_disk(tmp_path / "image", tmp_path / "disk", 64 << 20) as disk:
+        pc = machine("pc", slow.url, MODELVAULT_HOME=str(disk / "vault"))
+        ran = pc.run("pull", "org/large", "--dry-run")
+        assert "warning: no space left on the file system of" in ran.err
+        assert "bytes are missing" in ran.err
+        failed(pc, "pull", "org/large", code=15)
+
+
+def test_what_is_under_way_is_listed(slow: FaultyHub, machine: Callable[..., Machine]) -> None:
+    """Breaks if gigabytes that lie in the vault, or a pull in another window, show nowhere; and a plan must not count them twice."""
+    pc = machine("pc", slow.url)
+    size = slow.repositories["org/large"].files[LARGE].size
+    reached = slow.reached(LARGE, size // 2)
+    with running(pc, "pull", "org/large") as pull:
+        assert reached.wait(60)
+        (part,) = succeeded(pc, "list")["partial"]
+        assert (part["name"], part["size"]) == ("org/large", size)
+        assert 0 < part["here"] < size
+        pull.signal(signal.SIGKILL)
+        pull.end(-signal.SIGKILL)
+    assert "not complete yet: org/large, " in pc.run("list").out
+    slow.faults.rate = None
+    succeeded(pc, "pull", "org/large")
+    assert succeeded(pc, "list")["partial"] == []
+
+
 def test_interrupted_with_json(slow: FaultyHub, machine: Callable[..., Machine]) -> None:
     """Breaks if a program that reads ``--json`` cannot tell an interrupted pull from a failed one."""
     pc = machine("pc", slow.url)

@@ -53,6 +53,8 @@ def test_two_pulls_of_one_model(machine: Callable[..., Machine], large: Path) ->
             error = failed(pc, "pull", "org/large", code=11)
             assert error["code"] == "vault-locked"
             assert f"the transfer of {LARGE} is in use" in error["message"]
+            waited = pc.run("pull", "org/large", code=11).err
+            assert waited.count(f"waiting for another modelvault that uses the transfer of {LARGE}") == 1
             asked = len(hub.asked("hub"))
             with running(patient, "pull", "org/large", "--json") as second:
                 second.until(lambda: len(hub.asked("hub")) > asked)
@@ -116,6 +118,7 @@ def test_others_while_a_bundle_is_written(
             assert error["code"] == "vault-locked"
             assert "in use by another modelvault process" in error["message"]
             assert "wait for it to end" in error["hint"]
+            assert pc.run(*command, code=11).err.count("waiting for another modelvault that uses the vault in") == 1
         assert "bundle" in failed(pc, "bundle", "large", "--to", drive, "--sequence", "1", code=11)["message"]
         succeeded(pc, "verify")
         bundle.signal(signal.SIGCONT)
@@ -295,7 +298,9 @@ def test_a_damaged_list_of_models(machine: Callable[..., Machine], tiny_gguf: Pa
         assert str(index) in error["message"]
         assert "put a copy" in error["hint"]
     assert blobs(pc) == before
-    index.write_bytes(original)
+    index.write_text("{")
+    assert succeeded(pc, "registry", "rebuild")["listed"] == ["tiny"]
+    assert index.read_bytes() == original
     assert succeeded(pc, "gc")["blobs"] == 0
     pc.run("verify")
 

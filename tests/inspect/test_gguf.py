@@ -11,6 +11,8 @@ import pytest
 from gguf.quants import quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imports import measured
+from machines import Machine
 
 from modelvault.artifact import ArraySummary, Digest
 from modelvault.errors import InvalidModelFile
@@ -265,6 +267,16 @@ def test_a_huge_file_is_not_read_through(head: bytes) -> None:
     with pytest.raises(InvalidModelFile):
         read_gguf_header(reader, 1 << 42, name="huge.gguf")
     assert reader.given <= MAX_HEADER + (2 << 20)
+
+
+def test_many_short_arrays_take_little_memory(tmp_path: Path) -> None:
+    """If it fails, a file of some MB fills the memory: arrays that are worth keeping one by one are not so by the thousands."""
+    body = bytes(2000)
+    keys = GOOD.keys + tuple(array(f"a{index}", 0, len(body), body) for index in range(20_000))
+    path = tmp_path / "arrays.gguf"
+    path.write_bytes(replace(GOOD, keys=keys).encode())
+    _, peak = measured(Machine(tmp_path), "inspect", path, code=0)
+    assert peak < 150_000_000
 
 
 @settings(max_examples=300, deadline=None)

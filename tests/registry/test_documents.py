@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from registry_values import TIME, Logged, install_record, report, stored
+from registry_values import TIME, Logged, applied, install_record, report, stored
 
 from modelvault.eventlog import EventLog
 from modelvault.registry import Registry
@@ -58,7 +58,7 @@ def test_the_documented_queries_answer(tmp_path: Path, query: str) -> None:
         registry.record_model(stored("first"), {"model.gguf": report()}, TIME)
         registry.record_model(stored("second"), {}, TIME)
         imported = {"key": "k", "label": "models", "sequence": 1, "index": "0", "models": ["first"]}
-        registry.apply_events([Logged(1, "install", install_record()), Logged(2, "bundle-imported", imported)])
+        applied(registry, Logged(1, "install", install_record()), Logged(2, "bundle-imported", imported))
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         assert connection.execute(query).fetchall()

@@ -6,16 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_values import TIME, Logged, install_record, report, stored
+from registry_values import TIME, Logged, applied, install_record, last_event, report, stored
 
 from modelvault.artifact import ModelName
 from modelvault.errors import ModelvaultError, NoSpace, VaultLocked
-from modelvault.registry import Registry, RegistryDamaged, RegistryUnreadable
+from modelvault.registry import ModelRow, Registry, RegistryDamaged, RegistryUnreadable, convert
+from modelvault.registry.schema import ModelTable
 
 _TESTS = Path(__file__).parents[1]
 
@@ -100,10 +101,11 @@ def test_sigkill_loses_nothing_that_was_acknowledged(tmp_path: Path, acknowledge
         seen = acknowledged + len(writer.stdout.read().splitlines())
     assert _pragma(path, "integrity_check") == "ok"
     with Registry.open(path) as registry:
-        names = {row.name for row in registry.models()}
+        rows = registry.models()
+        assert {len(row.stored.model.files) for row in rows} == {2}
+        names = {row.name for row in rows}
         assert names >= {ModelName(f"victim-{index}") for index in range(seen - 1)}
         for name in names:
-            assert len(registry.files(name)) == 2
             assert len(registry.metadata(name)) == len(report().metadata)
 
 
@@ -129,8 +131,8 @@ def test_a_failed_call_leaves_no_half(tmp_path: Path) -> None:
             registry.record_model(stored(), {"model.gguf": replace(report(), parameters=2**64)}, TIME)
         assert len(registry.metadata(ModelName("org/tiny:Q4_K_M"))) == len(report().metadata)
         with pytest.raises(ModelvaultError):
-            registry.apply_events([Logged(1, "install", install_record()), Logged(2, "install", {})])
-        assert registry.last_event() == 0
+            applied(registry, Logged(1, "install", install_record()), Logged(2, "install", {}))
+        assert last_event(registry) == 0
 
 
 @pytest.mark.parametrize("content", [b"<!doctype html>" * 100, b"SQLite format 3\0" + b"\1" * 4096])
@@ -265,3 +267,41 @@ def test_a_full_disk_at_creation_is_exit_15(small_disk: Path) -> None:
     filler.unlink()
     with Registry.open(small_disk / "registry.sqlite") as registry:
         assert registry.models() == ()
+
+
+@pytest.fixture
+def others_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A registry that this user may only read, with one model; root may write anything, so the system's answer is put in."""
+    path = tmp_path / "registry.sqlite"
+    with Registry.open(path) as registry:
+        registry.record_model(stored(), {}, TIME)
+    monkeypatch.setattr("modelvault.registry.connection.os.access", lambda *_: False)
+    with Registry.open(path) as registry:
+        yield registry
+
+
+def _forget_all(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as owner, owner:
+        owner.execute("DELETE FROM models")
+
+
+def test_what_the_owner_writes_is_seen(others_registry: Registry) -> None:
+    """If this fails, a reader who cannot lock the registry is shown what it was before, or a mixture."""
+    assert len(others_registry.models()) == 1
+    _forget_all(others_registry.path)
+    assert others_registry.models() == ()
+
+
+def test_what_was_written_while_it_was_read_does_not_count(
+    others_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this fails, a reader who cannot lock the registry believes pages of which some are old and some new."""
+    original = convert.model_row
+
+    def interrupted(row: ModelTable) -> ModelRow:
+        _forget_all(others_registry.path)
+        return original(row)
+
+    monkeypatch.setattr(convert, "model_row", interrupted)
+    with pytest.raises(VaultLocked):
+        others_registry.models()

@@ -13,7 +13,6 @@ from alembic.script import ScriptDirectory
 from registry_values import TIME, report, stored
 from sqlalchemy import NullPool, create_engine
 
-from modelvault.artifact import ModelName
 from modelvault.errors import UsageProblem
 from modelvault.registry import Registry, RegistryDamaged, RegistryUnreadable, migrate
 from modelvault.registry.connection import Access
@@ -78,9 +77,9 @@ def test_an_older_registry_is_migrated_and_keeps_its_rows(tmp_path: Path, monkey
         registry.record_model(stored(), {"model.gguf": report()}, TIME)
     _next_version(monkeypatch, tmp_path)
     with Registry.open(path) as registry:
-        name = ModelName("org/tiny:Q4_K_M")
-        assert len(registry.files(name)) == 2
-        assert len(registry.metadata(name)) == len(report().metadata)
+        (row,) = registry.models()
+        assert len(row.stored.model.files) == 2
+        assert len(registry.metadata(row.name)) == len(report().metadata)
     assert "stars" in _schema(path)["models"]
 
 

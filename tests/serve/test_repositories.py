@@ -21,7 +21,7 @@ from modelvault.serve.repositories import (
     repositories,
     repository_ids,
     snapshots,
-    tree_hash,
+    tree_hashes,
 )
 
 SHA = Digest.of_bytes(b"x")
@@ -149,9 +149,9 @@ def test_hash_of_a_tree_depends_on_names_and_contents_only(paths: list[str]) -> 
     """Two servers over the same files must show the same directory."""
     whole = [path for path in paths if not any(other.startswith(f"{path}/") for other in paths)]
     files = {path: git_blob(path.encode()).hex for path in whole}
-    assert tree_hash(files) == tree_hash(dict(reversed(files.items())))
+    assert tree_hashes(files) == tree_hashes(dict(reversed(files.items())))
     changed = files | {whole[0]: git_blob(b"changed").hex}
-    assert tree_hash(files) != tree_hash(changed)
+    assert tree_hashes(files)[""] != tree_hashes(changed)[""]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -173,6 +173,8 @@ def test_hashes_agree_with_git(tmp_path: Path) -> None:
 
     git("init", "--quiet")
     git("add", "--all")
-    assert tree_hash({path: git_blob(data).hex for path, data in files.items()}) == git("write-tree")
+    hashes = tree_hashes({path: git_blob(data).hex for path, data in files.items()})
+    root = git("write-tree")
+    assert hashes == {"": root} | {folder: git("rev-parse", f"{root}:{folder}") for folder in ("a", "z", "z/y")}
     assert git_hash("blob", b"deep").hex() == git("hash-object", "z/y/x")
     assert Digest(Algorithm.GIT_SHA1, git_hash("blob", b"").hex()) == git_blob(b"")

@@ -214,6 +214,36 @@ def test_through_a_proxy(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(request.path.startswith("http://hub.invalid/") for request in hub.asked() if request.method == "GET")
 
 
+@pytest.mark.parametrize("proxy", ["http://[bad", "proxy.example:port", "socks5://127.0.0.1:1080", "http://"])
+def test_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A mistake in a variable must be named, not be taken for a defect or for a hub that does not answer."""
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(SourceUnavailable, match="no proxy for hub") as caught:
+        HubSource("http://hub.invalid")
+    assert "HTTP_PROXY" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "http://storage:port/a", "file:///etc/passwd"])
+def test_a_redirect_to_what_is_no_address(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    """A broken header of the hub's is the hub's fault: no retry mends it, and it is no defect of this program."""
+    hub.faults.redirect = True
+    monkeypatch.setattr(hub, "sign", lambda *_: location)
+    source = HubSource(hub.url)
+    result = source.snapshot("org/name", None)
+    redirected = pytest.raises(SourceUnavailable, match="redirects to what is no address")
+    with redirected, source.open_range(result, result.files[1], 0, 100):
+        pass
+    source.close()
+
+
+def test_a_listing_without_end(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror whose last page leads back to the first would keep a pull busy until the memory is full."""
+    monkeypatch.setattr("modelvault.sources.hub._MAX_FILES", 100)
+    hub.faults.endless = True
+    assert "lists more than 100 files" in refused(hub)[0]
+    assert len(hub.asked()) < 100
+
+
 def test_a_certificate_bundle_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A wrong path in the environment must be named, not end in a traceback."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
