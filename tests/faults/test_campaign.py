@@ -1,0 +1,37 @@
+"""A short campaign: kills, flipped bits, drives that fill up or are pulled out, at random. The long one is ``scripts/campaign``."""
+
+import random
+from pathlib import Path
+
+import campaign
+import pytest
+
+
+def _run(place: Path, counts: dict[str, int]) -> None:
+    seed = random.randrange(1 << 32)
+    results = campaign.campaign(place, counts, seed, workers=1)
+    assert sum(map(len, results.values())) == sum(counts.values())
+    assert not campaign.failed(results), f"seed {seed}\n{campaign.report(results)}\n{results}"
+
+
+def test_killed_and_flipped(tmp_path: Path) -> None:
+    """Breaks if a kill or a flipped bit loses something, or has something listed or installed that is not right."""
+    _run(tmp_path, {"kills": 4, "flips": 10})
+
+
+@pytest.mark.usefixtures("as_root")
+def test_filled_and_pulled_out(tmp_path: Path) -> None:
+    """The same for drives that somebody else fills, and for drives that go away and come back."""
+    _run(tmp_path, {"drives": 4})
+
+
+def test_a_defect_does_not_go_unseen() -> None:
+    """Breaks if the campaign would call itself passed with a loss, a wrong install, or damage that nobody mentioned."""
+    good = campaign.Outcome(detected=True, recovered=True)
+    assert not campaign.failed({"kind": [good]})
+    for bad in (
+        campaign.Outcome(detected=True),
+        campaign.Outcome(detected=True, recovered=True, wrong=True),
+        campaign.Outcome(recovered=True),
+    ):
+        assert campaign.failed({"kind": [good, bad]})
