@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Self
@@ -86,6 +86,11 @@ class ModelName:
             raise UsageProblem(
                 f"not a model name: {self.text[:120]!r}",
                 hint="names look like llama-3.1-8b, org/name or org/name:Q4_K_M; paths start with /, ./, ../ or ~",
+            )
+        if looks_like_path(self.text):
+            raise UsageProblem(
+                f"not a model name: {self.text!r} would be taken for a file",
+                hint=f"choose one that does not end in {', '.join(PATH_SUFFIXES)}; org/name.gguf can be pulled as org/name.gguf:QUANT",
             )
 
     def __str__(self) -> str:
@@ -249,6 +254,13 @@ class Recipe:
     vllm_arguments: tuple[str, ...] = ()
 
 
+def check_license(text: str) -> str:
+    """Give the name of a license if it is one line that can be printed. Raises ``UsageProblem``."""
+    if not text or not text.isprintable():
+        raise UsageProblem(f"not the name of a license: {text[:120]!r}", hint="write one line, as apache-2.0")
+    return text
+
+
 def check_distinct(name: ModelName, paths: Iterable[str]) -> None:
     """Refuse two files that one directory could not hold side by side, on file systems that ignore case. ``UsageProblem``."""
     seen: dict[str, str] = {}
@@ -274,18 +286,16 @@ class Model:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        """Keep the order canonical and refuse two files that one directory could not hold side by side."""
+        """Keep the order canonical; refuse two files that one directory could not hold side by side, and a garbled license."""
         object.__setattr__(self, "files", tuple(sorted(self.files)))
         check_distinct(self.name, [file.path for file in self.files])
+        if self.license is not None:
+            check_license(self.license)
 
     @property
     def size(self) -> int:
         """The bytes of all files together."""
         return sum(file.size for file in self.files)
-
-    def renamed(self, name: ModelName) -> "Model":
-        """Give the same model under another name."""
-        return replace(self, name=name)
 
 
 @dataclass(frozen=True, slots=True)

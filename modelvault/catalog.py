@@ -35,7 +35,6 @@ class CatalogEntry:
     license: str
     gated: bool
     verified: bool
-    source_kind: str
     repository: str
     revision: str | None
     quant: str | None
@@ -175,7 +174,6 @@ def read_entry(file: Path) -> CatalogEntry:
         license=raw.license,
         gated=raw.gated,
         verified=raw.verified,
-        source_kind=raw.source.kind,
         repository=raw.source.repository,
         revision=raw.source.revision,
         quant=raw.source.quant,

@@ -5,13 +5,15 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from modelvault.errors import UsageProblem
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_TOO_LARGE = 1 << 63  # no file has as many bytes
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 VOLUME_SIZE = (4 << 30) - (64 << 20)
@@ -24,11 +26,11 @@ def parse_size(text: str) -> int:
     """Read ``20M``, ``4GiB``, ``1.5 GB`` or plain bytes. ``K M G T`` are powers of 1000; with ``i``, of 1024."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise UsageProblem(f"not a size: {text!r}", hint="write 500M, 20GB or 4GiB")
+        raise UsageProblem(f"not a size: {text[:40]!r}", hint="write 500M, 20GB or 4GiB")
     number, prefix, binary = match.groups()
-    size = int(float(number) * (1024 if binary else 1000) ** _POWER[prefix.lower()])
-    if size <= 0:
-        raise UsageProblem(f"not a size: {text!r}", hint="sizes are larger than zero")
+    size = int(Fraction(number) * (1024 if binary else 1000) ** _POWER[prefix.lower()])
+    if not 0 < size < _TOO_LARGE:
+        raise UsageProblem(f"not a size: {text[:40]!r}", hint="sizes are larger than zero and less than 8 EiB")
     return size
 
 
@@ -41,6 +43,7 @@ class Config:
     limit_rate: int | None = None
     volume_size: int = VOLUME_SIZE
     label: str = "models"
+    site: str | None = None
     lock_wait: float = 10.0
 
     def override(self, **values: Any) -> "Config":
@@ -62,30 +65,27 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "endpoint": str,
-    "connections": _connections,
-    "limit_rate": lambda value: parse_size(str(value)),
-    "volume_size": lambda value: parse_size(str(value)),
-    "label": str,
-    "lock_wait": _seconds,
-}
-_TYPES: dict[str, tuple[type, ...]] = {
-    "endpoint": (str,),
-    "connections": (int,),
-    "limit_rate": (str, int),
-    "volume_size": (str, int),
-    "label": (str,),
-    "lock_wait": (int, float),
-}
-"""What TOML gives for each key: a file has types, a variable is always text."""
-_EXPECTED = {
-    "endpoint": 'an address in quotes, as "https://huggingface.co"',
-    "connections": f"a whole number from 1 to {MAX_CONNECTIONS}",
-    "limit_rate": "bytes per second, as 20M",
-    "volume_size": "a size, as 4GiB",
-    "label": 'a word in quotes, as "models"',
-    "lock_wait": "seconds, as 10",
+def _size(value: Any) -> int:
+    return parse_size(str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """How a key is read, of which types it may be in a file (a variable is always text), and what is expected."""
+
+    read: Callable[[Any], Any]
+    types: tuple[type, ...]
+    expected: str
+
+
+_SETTINGS = {
+    "endpoint": _Setting(str, (str,), 'an address in quotes, as "https://huggingface.co"'),
+    "connections": _Setting(_connections, (int,), f"a whole number from 1 to {MAX_CONNECTIONS}"),
+    "limit_rate": _Setting(_size, (str, int), "bytes per second, as 20M"),
+    "volume_size": _Setting(_size, (str, int), "a size, as 4GiB"),
+    "label": _Setting(str, (str,), 'a word in quotes, as "models"'),
+    "site": _Setting(str, (str,), 'a word in quotes, as "lab-7"'),
+    "lock_wait": _Setting(_seconds, (int, float), "seconds, as 10"),
 }
 
 
@@ -98,28 +98,27 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
             table = tomllib.loads(file.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageProblem(f"{file}: {error}", hint="correct the file or remove it") from error
-        known = {field.name for field in fields(Config)}
         for key, value in table.items():
-            if key not in known:
-                raise UsageProblem(f"{file}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
-            if type(value) not in _TYPES[key]:
+            if key not in _SETTINGS:
+                raise UsageProblem(f"{file}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(_SETTINGS))}")
+            if type(value) not in _SETTINGS[key].types:
                 raise _invalid(str(file), key, value)
         values |= {key: (table[key], str(file)) for key in table}
-    for field in fields(Config):
-        variable = f"MODELVAULT_{field.name.upper()}"
+    for key in _SETTINGS:
+        variable = f"MODELVAULT_{key.upper()}"
         if environment.get(variable):  # empty counts as unset
-            values[field.name] = (environment[variable], variable)
+            values[key] = (environment[variable], variable)
     read: dict[str, Any] = {}
     for key, (value, where) in values.items():
         try:
-            read[key] = _READERS[key](value)
+            read[key] = _SETTINGS[key].read(value)
         except (ValueError, TypeError, OverflowError, UsageProblem) as error:
             raise _invalid(where, key, value) from error
     return Config(**read)
 
 
 def _invalid(where: str, key: str, value: object) -> UsageProblem:
-    return UsageProblem(f"{where}: not a valid {key}: {value!r}", hint=f"write {_EXPECTED[key]}")
+    return UsageProblem(f"{where}: not a valid {key}: {value!r}", hint=f"write {_SETTINGS[key].expected}")
 
 
 def default_home(environment: Mapping[str, str] = os.environ) -> Path:

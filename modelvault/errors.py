@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 
 class ModelvaultError(Exception):
-    """The base of all errors with a meaning for the user (exit code 1)."""
+    """The command could not do what it was asked to. The base of all errors with a meaning for the user (exit code 1)."""
 
     exit_code: ClassVar[int] = 1
     slug: ClassVar[str] = "failed"
@@ -81,6 +81,14 @@ class InvalidModelFile(ModelvaultError):
         self.path = path
         self.rule = rule
         self.detail = detail
+
+
+class VaultDamaged(ModelvaultError):
+    """A document of the vault's own, its list of models or a manifest, is gone or not what was written."""
+
+    exit_code = 13
+    slug = "vault-damaged"
+    meaning = "invalid model file"
 
 
 class TrustRefused(ModelvaultError):

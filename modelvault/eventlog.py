@@ -131,13 +131,9 @@ class EventLog:
         """The file."""
         return self._path
 
-    @property
-    def exists(self) -> bool:
-        """Whether anything was ever logged here; a vault with models but no log lost its replay protection."""
-        try:
-            return self._path.stat().st_size > 0
-        except FileNotFoundError:
-            return False
+    def now(self) -> str:
+        """Tell the time, as an event does."""
+        return self._clock().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def append(self, kind: str, data: Mapping[str, Any]) -> Event:
         """Add an event and return it once it is durable. ``data`` must be what JSON can hold.
@@ -158,8 +154,7 @@ class EventLog:
 
     def _write(self, descriptor: int, end: _End, kind: str, data: Mapping[str, Any]) -> tuple[Event, _End]:
         """Put one line after ``end``, over what is torn there; give the event and the new end."""
-        now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        event = Event(1 if end.event is None else end.event.number + 1, now, kind, data)
+        event = Event(1 if end.event is None else end.event.number + 1, self.now(), kind, data)
         line = encode_event(event, end.digest)
         length = end.length + len(line) + 1
         with no_space_at(self._path.parent):
@@ -260,3 +255,12 @@ class EventLog:
             except (KeyError, TypeError, ValueError) as error:
                 raise self._damaged(event.number, f"an import without key, label and sequence: {error}") from error
         return marks
+
+    def imported(self, key: str, label: str, sequence: int) -> frozenset[str]:
+        """Give the digests, in hex, of the indexes that were completely imported under this key, label and sequence."""
+        wanted = (key, label, sequence)
+        return frozenset(
+            str(event.data.get("index"))
+            for event in self.read()
+            if event.kind == "bundle-imported" and tuple(map(event.data.get, ("key", "label", "sequence"))) == wanted
+        )

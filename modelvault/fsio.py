@@ -127,7 +127,7 @@ def no_space(path: Path, *, needed: int | None = None) -> NoSpace:
     detail = "" if missing is None else f": {missing:,} bytes are missing ({needed:,} needed, {free:,} free)"
     return NoSpace(
         f"no space left on the file system of {path}{detail}",
-        hint="free some space and run the same command again: it goes on where it stopped",
+        hint="free some space and run the same command again",
         path=str(path),
         needed=needed,
         free=free,

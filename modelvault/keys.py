@@ -4,9 +4,11 @@
 keys/<name>.key           private, PKCS #8 PEM, 0600
 keys/<name>.pub           its public half, SubjectPublicKeyInfo PEM
 keys/trusted/<name>.pub   a public key that was trusted by typing its fingerprint
+keys/site/<name>.key      private, for receipts; and its public half
+keys/sites/<site>.pub     the trusted public key of a site
 ```
 
-A key's identity is its fingerprint, the SHA-256 of its SubjectPublicKeyInfo in DER; names are for people. Specified in
+A key has one role: it signs bundles, or it signs what rides back. It counts in that role only. A key's identity is its fingerprint, the SHA-256 of its SubjectPublicKeyInfo in DER; names are for people. Specified in
 ``docs/formats/keys.md``.
 """
 
@@ -15,6 +17,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,6 +31,27 @@ from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
 MAX_KEY_FILE = 16 << 10
 """Bytes that a key file may have at most; an Ed25519 key takes 120."""
 
+
+class Role(StrEnum):
+    """What a key signs: bundles, or the receipts and requests of a site."""
+
+    BUNDLE = "bundle"
+    RECEIPT = "receipt"
+
+
+FIRST_KEY = "default"
+"""What the key for bundles is called where nobody said so."""
+
+_OWN = {Role.BUNDLE: ".", Role.RECEIPT: "site"}
+_TRUSTED = {Role.BUNDLE: "trusted", Role.RECEIPT: "sites"}
+"""Where the keys of a role lie within ``keys/``."""
+_UNKNOWN = {
+    Role.BUNDLE: "trust the signing key first: modelvault keys trust FILE --fingerprint FINGERPRINT",
+    Role.RECEIPT: "trust the site's key first: modelvault keys trust FILE --role receipt --fingerprint FINGERPRINT",
+}
+_CHOOSE = {Role.BUNDLE: "choose one with --key NAME", Role.RECEIPT: "choose one with --site NAME"}
+_MAKE = {Role.BUNDLE: "modelvault keys new NAME", Role.RECEIPT: "modelvault keys new NAME --role receipt"}
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SEPARATORS = re.compile(r"[\s:\-]")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -37,12 +61,16 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """A public key: its name here, its fingerprint as ``sha256:<64 hex>``, whether we hold the private half, its file."""
+    """A public key: its name here, its fingerprint as ``sha256:<64 hex>``, whether we hold the private half, its file.
+
+    The name of a trusted key for receipts is that of the site.
+    """
 
     name: str
     fingerprint: str
     own: bool
     path: Path
+    role: Role = Role.BUNDLE
 
     @property
     def spelled(self) -> tuple[str, ...]:
@@ -80,43 +108,51 @@ class Signer:
         return self._key.sign(message)
 
 
+@dataclass(frozen=True, slots=True)
+class _KeyFile:
+    """A file that should hold a key; ``own`` ones are private."""
+
+    path: Path
+    role: Role
+    own: bool
+
+
 class KeyRing:
-    """The keys of one vault. A vault trusts its own keys and those in ``trusted/``."""
+    """The keys of one vault. A vault trusts its own keys and those in ``trusted/`` and ``sites/``, each in its role."""
 
     def __init__(self, directory: Path) -> None:
         """Work on ``directory``, which need not exist yet."""
         self._directory = directory
-        self._trusted = directory / "trusted"
 
-    def new(self, name: str) -> Signer:
+    def new(self, name: str, role: Role = Role.BUNDLE) -> Signer:
         """Make a key. Raises ``UsageProblem`` for a bad name or one that is taken; nothing is ever overwritten."""
         _check_name(name)
-        private, public = self._own_paths(name)
+        private, public = self._own_paths(name, role)
         if private.exists() or public.exists():
-            raise UsageProblem(f"there is a key {name} already", hint="choose another name: modelvault keys new NAME")
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            raise _taken(name)
+        private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = Ed25519PrivateKey.generate()
         encoded = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         _write_private(private, encoded)
         fsio.atomic_write(public, _public_pem(key.public_key()))
-        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
+        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public, role=role), key)
 
     def list(self) -> tuple[KeyInfo, ...]:
         """Give every key by name, own ones first; ``broken`` says what is passed over."""
         return tuple(info for info, _ in self._public_keys())
 
-    def own(self) -> tuple[KeyInfo, ...]:
+    def own(self, role: Role = Role.BUNDLE) -> tuple[KeyInfo, ...]:
         """Give the keys that can sign. Raises ``UsageProblem`` if one is broken: another must not quietly take its place."""
-        return tuple(_public_key(file, own=True)[0] for file, own in self._files() if own)
+        return tuple(_public_key(key)[0] for key in self._files() if key.own and key.role is role)
 
     def broken(self) -> tuple[str, ...]:
         """Say which files hold no usable key, and why: their signatures do not count."""
         problems = []
-        for file, own in self._files():
+        for key in self._files():
             try:
-                _public_key(file, own=own)
+                _public_key(key)
             except UsageProblem as error:
                 problems.append(f"{error.message}: it does not count; put a copy of the file back or remove it")
         return tuple(problems)
@@ -128,24 +164,24 @@ class KeyRing:
         if not found:
             raise UsageProblem(f"there is no key {reference[:120]!r}", hint="modelvault keys list shows them")
         if len({info.fingerprint for info in found}) > 1:
-            raise UsageProblem(f"two keys are called {reference}", hint="name the key by its fingerprint")
+            raise _two(reference)
         return found[0]
 
-    def signer(self, name: str | None = None) -> Signer:
-        """Open a private key: the one of that name, or the only one.
+    def signer(self, name: str | None = None, role: Role = Role.BUNDLE) -> Signer:
+        """Open a private key: the one of that name, or the only one; of several for bundles, the one made first of all, if it is there.
 
         Raises ``UsageProblem`` if there is none, if there are several to choose from, or if others can read its file.
         """
         if name is None:
-            own = self.own()
+            own = self.own(role)
             if not own:
-                raise UsageProblem("there is no signing key", hint="make one: modelvault keys new NAME")
-            if len(own) > 1:
+                raise UsageProblem("there is no signing key", hint=f"make one: {_MAKE[role]}")
+            if len(own) > 1 and not (role is Role.BUNDLE and FIRST_KEY in {info.name for info in own}):
                 names = ", ".join(info.name for info in own)
-                raise UsageProblem(f"there are several signing keys: {names}", hint="choose one with --key NAME")
-            name = own[0].name
+                raise UsageProblem(f"there are several signing keys: {names}", hint=_CHOOSE[role])
+            name = own[0].name if len(own) == 1 else FIRST_KEY
         _check_name(name)
-        private, public = self._own_paths(name)
+        private, public = self._own_paths(name, role)
         key = _read_private(private)
         if public.exists():
             if _fingerprint(_read_public(public)) != _fingerprint(key.public_key()):
@@ -154,9 +190,9 @@ class KeyRing:
                 )
         else:
             fsio.atomic_write(public, _public_pem(key.public_key()))
-        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public), key)
+        return Signer(KeyInfo(name, _fingerprint(key.public_key()), own=True, path=public, role=role), key)
 
-    def trust(self, name: str, data: bytes, fingerprint: str) -> KeyInfo:
+    def trust(self, name: str, data: bytes, fingerprint: str, role: Role = Role.BUNDLE) -> KeyInfo:
         """Trust the public key in ``data`` if ``fingerprint``, typed by a person, is its own.
 
         The fingerprint may be grouped, prefixed and in any case, but must be whole. Raises ``TrustRefused``, which never tells
@@ -172,67 +208,99 @@ class KeyRing:
                 "on the machine where the key was made",
             )
         for info in self.list():
+            if info.fingerprint == actual and info.role is not role:
+                raise TrustRefused(
+                    f"the key {name} is known here as {info.name}, for {info.role}s: a key has one role",
+                    hint=f"have another key made for {role}s on the machine that it comes from: {_MAKE[role]}",
+                )
             if info.fingerprint == actual:
                 return info
-        path = self._trusted / f"{name}.pub"
+        path = self._directory / _TRUSTED[role] / f"{name}.pub"
         if path.exists():
             raise UsageProblem(
                 f"another key is trusted under the name {name}",
                 hint=f"choose another name, or take that one back: modelvault keys revoke {name}",
             )
-        self._trusted.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         fsio.atomic_write(path, _public_pem(key))
-        return KeyInfo(name, actual, own=False, path=path)
+        return KeyInfo(name, actual, own=False, path=path, role=role)
 
     def revoke(self, reference: str) -> KeyInfo:
-        """Stop trusting a key, named by name or fingerprint. Raises ``UsageProblem`` for an own key or an unknown one."""
+        """Stop trusting a key, named by name or fingerprint.
+
+        Raises ``UsageProblem`` for an own key, an unknown one, or a name that means two.
+        """
         fingerprint = _normalized(reference)
-        for info in self.list():
-            if not info.own and (info.name == reference or info.fingerprint == fingerprint):
-                info.path.unlink()
-                fsio.fsync_directory(info.path.parent)
-                return info
+        trusted = [
+            info for info in self.list() if not info.own and (info.name == reference or info.fingerprint == fingerprint)
+        ]
+        if len(trusted) > 1:
+            raise _two(reference)
+        for info in trusted:
+            info.path.unlink()
+            fsio.fsync_directory(info.path.parent)
+            return info
         info = self.find(reference)
         raise UsageProblem(
             f"{info.name} is this vault's own key, not one that was trusted",
             hint=f"to retire it for good, remove {info.path.with_suffix('.key')} and {info.path}",
         )
 
-    def verify(self, signature: bytes, message: bytes) -> KeyInfo:
-        """Tell whose signature this is. Raises ``TrustRefused`` if no key that is trusted here made it over these bytes."""
+    def verify(self, signature: bytes, message: bytes, role: Role = Role.BUNDLE) -> KeyInfo:
+        """Tell whose signature this is. Raises ``TrustRefused`` if no key that is trusted here in that role made it over these bytes."""
+        other = None
         for info, key in self._public_keys():
             try:
                 key.verify(signature, message)
             except InvalidSignature:
                 continue
-            return info
+            if info.role is role:
+                return info
+            other = info
+        if other is not None:
+            raise TrustRefused(
+                f"the signature is by {other.name}, whose key is for {other.role}s: it does not count for a {role}",
+                hint=f"a key has one role: have another made for {role}s on the machine that signed: {_MAKE[role]}",
+                key=other.fingerprint,
+            )
         raise TrustRefused(
-            "the signature is not by a key that is trusted here, or the signed bytes were changed",
-            hint="trust the signing key first: modelvault keys trust FILE --fingerprint FINGERPRINT",
+            "the signature is not by a key that is trusted here, or the signed bytes were changed", hint=_UNKNOWN[role]
         )
 
-    def _own_paths(self, name: str) -> tuple[Path, Path]:
-        return self._directory / f"{name}.key", self._directory / f"{name}.pub"
+    def _own_paths(self, name: str, role: Role) -> tuple[Path, Path]:
+        directory = self._directory / _OWN[role]
+        return directory / f"{name}.key", directory / f"{name}.pub"
 
-    def _files(self) -> Iterator[tuple[Path, bool]]:
-        """List the files of all keys; the second value says whether it is an own, private one."""
-        yield from ((private, True) for private in sorted(self._directory.glob("*.key")))
-        yield from ((public, False) for public in sorted(self._trusted.glob("*.pub")))
+    def _files(self) -> Iterator[_KeyFile]:
+        """List the files of all keys, own ones first."""
+        for where, own in ((_OWN, True), (_TRUSTED, False)):
+            for role, directory in where.items():
+                suffix = "key" if own else "pub"
+                files = sorted((self._directory / directory).glob(f"*.{suffix}"))
+                yield from (_KeyFile(file, role, own) for file in files)
 
     def _public_keys(self) -> Iterator[tuple[KeyInfo, Ed25519PublicKey]]:
-        for file, own in self._files():
+        for file in self._files():
             try:
-                found = _public_key(file, own=own)
+                found = _public_key(file)
             except UsageProblem:
                 continue  # one bad file must not cost the others; `broken` tells of it
             yield found
 
 
-def _public_key(file: Path, *, own: bool) -> tuple[KeyInfo, Ed25519PublicKey]:
-    public = file.with_suffix(".pub")
+def _public_key(file: _KeyFile) -> tuple[KeyInfo, Ed25519PublicKey]:
+    public = file.path.with_suffix(".pub")
     # A crash between the two writes of `new` leaves a private key alone; its public half follows from it.
-    key = _read_public(public) if public.exists() or not own else _read_private(file).public_key()
-    return KeyInfo(file.stem, _fingerprint(key), own=own, path=public), key
+    key = _read_public(public) if public.exists() or not file.own else _read_private(file.path).public_key()
+    return KeyInfo(file.path.stem, _fingerprint(key), own=file.own, path=public, role=file.role), key
+
+
+def _taken(name: str) -> UsageProblem:
+    return UsageProblem(f"there is a key {name} already", hint="choose another name: modelvault keys new NAME")
+
+
+def _two(reference: str) -> UsageProblem:
+    return UsageProblem(f"two keys are called {reference}", hint="name the key by its fingerprint")
 
 
 def parse_public(data: bytes, *, what: str) -> Ed25519PublicKey:
@@ -274,9 +342,7 @@ def _write_private(path: Path, encoded: bytes) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError as error:
-        raise UsageProblem(
-            f"there is a key {path.stem} already", hint="choose another name: modelvault keys new NAME"
-        ) from error
+        raise _taken(path.stem) from error
     finally:
         temporary.unlink()
     fsio.fsync_directory(path.parent)

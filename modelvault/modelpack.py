@@ -13,6 +13,7 @@ from typing import Any
 
 from modelvault.artifact import Digest, FileRole, FileSpec, Model, ModelName, Origin, Recipe, StoredModel, Traits
 from modelvault.errors import InvalidModelFile, ModelvaultError
+from modelvault.strictjson import decode_object
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -42,42 +43,33 @@ MAX_DOCUMENT = 16 << 20
 _REF_GRAMMAR = re.compile(
     r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*(?:/[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*)*"
 )
+_ESCAPED = "escaped"
 
 
 def _dump(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode("utf-8")
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key appears twice")
-    return table
-
-
 def load_object(data: bytes, what: str) -> dict[str, Any]:
-    """Decode untrusted JSON that must be an object without duplicate keys. Raises ``InvalidModelFile`` (rule ``json``)."""
+    """Decode an untrusted document of a layout, strictly. Raises ``InvalidModelFile`` (rule ``json``)."""
     try:
         if len(data) > MAX_DOCUMENT:
             raise ValueError("it is too large")
-        document = json.loads(data, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise InvalidModelFile(what, "json", f"not a valid JSON document: {error or 'nested too deeply'}") from error
-    if not isinstance(document, dict):
-        raise InvalidModelFile(what, "json", "the JSON document is not an object")
-    return document
+        return decode_object(data)
+    except ValueError as error:
+        raise InvalidModelFile(what, "json", str(error)) from error
 
 
 def reference_name(name: ModelName) -> str:
     """Give the ``ref.name`` of a model: its name where the OCI grammar admits it, else a form in which all else is ``xHH``."""
-    if _REF_GRAMMAR.fullmatch(name.text):
+    if _REF_GRAMMAR.fullmatch(name.text) and name.organization != _ESCAPED:
         return name.text
-    # The x is escaped as well, so that no two names share a form.
+    # The x is escaped as well, and so is a name that begins like a form, so that no two names share one.
     escaped = "".join(
         character if (character.isalnum() and character != "x") or character in "/:" else f"x{ord(character):02x}"
         for character in name.text
     )
-    return f"escaped/{escaped}"
+    return f"{_ESCAPED}/{escaped}"
 
 
 def encode_config(model: Model) -> bytes:

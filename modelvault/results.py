@@ -1,5 +1,6 @@
 """The frozen results of the operations, and how any of them becomes plain JSON. One place renders them: ``cli/``."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -44,7 +45,10 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True)
 class PartialModel:
-    """A pull or add under way or interrupted: ``here`` of the ``size`` bytes that it fetches; ``name`` is absent if unknown."""
+    """A pull, add or import under way or interrupted: ``here`` of the ``size`` bytes that it fetches; in an import, of all the bundle.
+
+    ``name`` is the model's, or that of the bundle's directory; it is absent if unknown.
+    """
 
     name: str | None
     here: int
@@ -53,10 +57,14 @@ class PartialModel:
 
 @dataclass(frozen=True, slots=True)
 class ListResult:
-    """What the vault holds, and what is on its way there. A model that cannot be read is a warning."""
+    """What the vault holds, and what is on its way there. A model that lacks files or cannot be read is a warning.
+
+    ``size`` is that of all files, those of the same content counted once.
+    """
 
     vault: Path
     models: tuple[ModelSummary, ...]
+    size: int
     partial: tuple[PartialModel, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -81,6 +89,12 @@ class InstallLine:
     installed_name: str
     installed_at: str
 
+    @property
+    def removal(self) -> str:
+        """The command that removes it."""
+        where = f"{self.engine}={self.directory}"
+        return shlex.join(["modelvault", "uninstall", self.installed_name, "--engine", where])
+
 
 @dataclass(frozen=True, slots=True)
 class ShowResult:
@@ -94,15 +108,16 @@ class ShowResult:
     installs: tuple[InstallLine, ...]
     published_at: str | None
     last_check: str | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedDownload:
-    """One file that a pull would bring; ``held`` bytes of it are here already."""
+    """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already."""
 
     path: str
     size: int
-    held: int
+    here: int
     digest: Digest | None
 
 
@@ -177,7 +192,7 @@ class BundleModel:
 
 @dataclass(frozen=True, slots=True)
 class BundleSummary:
-    """What a bundle says about itself."""
+    """What a bundle says about itself, and where it was looked at: whether it was written to its end, and which volumes are ``missing``."""
 
     path: Path
     label: str
@@ -187,6 +202,8 @@ class BundleSummary:
     models: tuple[BundleModel, ...]
     volumes: int
     size: int
+    finished: bool
+    missing: tuple[int, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -200,8 +217,40 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeLine:
+    """A volume of a bundle: ``present``, ``damaged`` or ``missing``; ``wanted``: it holds what neither these drives nor the vault have."""
+
+    number: int
+    state: str
+    wanted: bool
+    places: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """A model of a bundle: ``present`` on these drives, ``held`` since the vault has the rest of it, or ``wanted``, and from which volumes."""
+
+    name: str
+    state: str
+    volumes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWritten:
+    """A request for what is still wanted of a bundle; sizes in bytes."""
+
+    path: Path
+    site: str
+    pieces: int
+    size: int
+    fingerprint: str
+    spelled: tuple[str, ...]
+    new_key: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What a verification found; sizes in bytes."""
+    """What a verification found; sizes in bytes. Of a bundle, also what is here of it, and the request if one was written."""
 
     subject: str
     signer: str | None
@@ -210,6 +259,9 @@ class VerifyResult:
     size: int
     seconds: float
     damage: tuple[Damage, ...]
+    volumes: tuple[VolumeLine, ...] = ()
+    models: tuple[ModelLine, ...] = ()
+    request: RequestWritten | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -244,8 +296,32 @@ class GcResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleDrive:
+    """One drive of a bundle: ``path`` as the user named it, the bundle's ``directory`` on it, and which volumes it has or would get.
+
+    ``size`` in bytes: stored ones, in a plan at most. ``file_system`` is its type, if the system can say; ``free`` is ``None`` where the
+    drive is not ``here``: it was taken out, or is from an earlier run. ``finished`` drives have their sums, ``read_back`` ones were
+    compared as well; ``problem`` says why one was given up.
+    """
+
+    path: Path
+    directory: Path
+    file_system: str | None
+    free: int | None
+    volumes: tuple[int, ...]
+    size: int
+    here: bool
+    finished: bool
+    read_back: bool
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """What ``bundle`` would write (``--dry-run``)."""
+    """What ``bundle`` would write (``--dry-run``); ``left_out`` are bytes that the site has, ``patches`` the bundle that it mends.
+
+    ``seconds`` is an estimate of the time, from a short measured write; ``None`` where there was no room for one.
+    """
 
     vault: Path
     directory: Path
@@ -258,11 +334,18 @@ class BundlePlan:
     resumes: bool
     there_already: bool
     warnings: tuple[str, ...]
+    left_out: int = 0
+    patches: Digest | None = None
+    drives: tuple[BundleDrive, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BundleResult:
-    """What ``bundle`` wrote; or what it found finished on the drive (``there_already``), and left as it was."""
+    """What ``bundle`` wrote; or what it found finished on the drive (``there_already``), and left as it was.
+
+    ``restore_sha256`` and ``public_key_sha256`` are those of the files ``restore.sh`` and ``<key>.pub``, to be carried separately.
+    """
 
     vault: Path
     directory: Path
@@ -281,6 +364,12 @@ class BundleResult:
     spelled: tuple[str, ...]
     new_key: bool
     there_already: bool
+    drives: tuple[BundleDrive, ...]
+    restore_sha256: str
+    public_key_sha256: str
+    warnings: tuple[str, ...]
+    left_out: int = 0
+    patches: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +409,10 @@ class ImportModel:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What an import did, or would do. ``resumed`` are the bytes that an earlier run had received; ``disks`` are of a plan."""
+    """What an import did, or would do; ``disks`` are of a plan.
+
+    ``received`` bytes came off the drives in this run, ``resumed`` ones in an earlier one; the volumes ``wanted`` are still to come.
+    """
 
     vault: Path
     bundle: BundleSummary
@@ -328,16 +420,19 @@ class ImportResult:
     models: tuple[ImportModel, ...]
     installs: tuple[EngineStep, ...]
     disks: tuple[DiskLine, ...]
+    received: int
     resumed: int
+    wanted: tuple[int, ...]
     seconds: float
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportsResult:
-    """The outcome of one or several bundles."""
+    """The outcome of one or several bundles, and the receipt that was written afterwards if one was asked for."""
 
     imports: tuple[ImportResult, ...]
+    receipt: "ReceiptWritten | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +459,69 @@ class UninstallResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptWritten:
+    """A receipt that this site wrote: of how many models, files and bytes, and the key that has to be trusted on the other side."""
+
+    vault: Path
+    path: Path
+    site: str
+    sequence: int
+    models: int
+    blobs: int
+    size: int
+    fingerprint: str
+    spelled: tuple[str, ...]
+    new_key: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLine:
+    """The newest receipt of a site; ``added_at`` is when it was added here, if that is known."""
+
+    site: str
+    sequence: int
+    models: int
+    blobs: int
+    fingerprint: str
+    added_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsResult:
+    """What sites have told. A receipt that cannot be used is a warning."""
+
+    vault: Path
+    receipts: tuple[ReceiptLine, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SiteModel:
+    """A model that a site holds; ``here`` is whether this vault has the ``same``, another one of that name (``other``), or ``none``."""
+
+    name: str
+    manifest: Digest
+    here: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptResult:
+    """One receipt, with what it says."""
+
+    vault: Path
+    receipt: ReceiptLine
+    models: tuple[SiteModel, ...]
+    unchanged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLine:
-    """One key; ``spelled`` is the fingerprint in groups, to be read out and typed."""
+    """One key: what it signs (``role``), whether it is this vault's ``own`` or a trusted one; ``spelled`` is for people to type."""
 
     name: str
     role: str
+    own: bool
     fingerprint: str
     spelled: tuple[str, ...]
     file: Path
@@ -386,13 +539,15 @@ class KeysResult:
 
 @dataclass(frozen=True, slots=True)
 class CatalogLine:
-    """One catalog entry."""
+    """One catalog entry; ``parameters`` as its publisher says (``8.0B``), ``context`` in tokens."""
 
     name: str
     title: str
     repository: str
     quant: str | None
     format: str
+    parameters: str
+    context: int
     license: str
     gated: bool
     verified: bool

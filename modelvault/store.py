@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelvault import fsio, modelpack
 from modelvault.artifact import Digest, Model, ModelName, Recipe, StoredModel
-from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError
+from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError, VaultDamaged
 
 BLOB_MODE = 0o444
 _DAMAGED = ".damaged-"
@@ -40,10 +40,11 @@ class Store:
     def _require_no_blobs(self) -> None:
         """An empty list beside blobs would have `gc` delete them all."""
         if any(self.blobs()):
-            raise InvalidModelFile(
-                str(self._index), "oci-index", "the vault has blobs, but the list of its models is gone",
+            raise VaultDamaged(
+                f"{self._index}: the vault has blobs, but the list of its models is gone",
                 hint=_LIST_LOST,
-            )  # fmt: skip
+                path=str(self._index),
+            )
 
     @property
     def exists(self) -> bool:
@@ -83,15 +84,16 @@ class Store:
         return digest
 
     def read_document(self, digest: Digest) -> bytes:
-        """Read a manifest or config and check it against its digest. Raises ``DigestMismatch``."""
+        """Read a manifest or config and check it against its digest. Raises ``DigestMismatch`` or ``VaultDamaged``."""
         path = self.blob_path(digest)
         try:
             data = fsio.read_regular(path, limit=modelpack.MAX_DOCUMENT)
         except FileNotFoundError as error:
-            raise InvalidModelFile(
-                str(path), "missing-blob", "the vault's index names this blob, but it is not there",
+            raise VaultDamaged(
+                f"{path}: the vault's index names this blob, but it is not there",
                 hint="pull or import the model again, or take it out with `modelvault rm`",
-            ) from error  # fmt: skip
+                path=str(path),
+            ) from error
         if Digest.of_bytes(data) != digest:
             raise DigestMismatch(
                 f"{path} does not have the digest that it is named by",
@@ -107,18 +109,22 @@ class Store:
         return self._read()[0] if self.exists else ()
 
     def _read(self) -> tuple[tuple[modelpack.IndexEntry, ...], bytes]:
-        data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
+        try:
+            data = fsio.read_regular(self._index, limit=modelpack.MAX_DOCUMENT)
+        except FileNotFoundError:  # as after a crash while the vault was made
+            self._require_no_blobs()
+            data = modelpack.encode_entries(())
         try:
             return modelpack.decode_index(data, what=str(self._index)), data
         except InvalidModelFile as error:
-            raise InvalidModelFile(error.path, error.rule, error.detail, hint=_LIST_LOST) from error
+            raise VaultDamaged(error.message, hint=_LIST_LOST, path=error.path) from error
 
     @property
     def listed(self) -> bool:
         """Whether the list of models is there and can be read."""
         try:
             self.entries()
-        except (InvalidModelFile, FileNotFoundError):
+        except VaultDamaged:
             return False
         return True
 
@@ -132,7 +138,7 @@ class Store:
     def restore(self, published: Mapping[ModelName, tuple[Digest, Recipe | None]]) -> None:
         """List the models that are known to have been published; the list that could not be read is kept beside the new one.
 
-        Those whose manifest is gone are left out. Raises ``InvalidModelFile`` if there are blobs, but none of a published model.
+        Those whose manifest is gone are left out. Raises ``VaultDamaged`` if there are blobs, but none of a published model.
         """
         self._blobs.mkdir(parents=True, exist_ok=True)
         entries = [
@@ -148,14 +154,14 @@ class Store:
 
     def models(self) -> tuple[StoredModel, ...]:
         """Read every model with its manifest and config, sorted by name. Raises for one whose documents are damaged."""
-        return tuple(self.load(entry.name, entry.manifest, entry.recipe) for entry in self.entries())
+        return tuple(map(self.load, self.entries()))
 
     def survey(self) -> tuple[tuple[StoredModel, ...], Mapping[modelpack.IndexEntry, ModelvaultError]]:
         """Read every model whose documents are sound, and say of the others what is wrong with them."""
         sound, damaged = [], {}
         for entry in self.entries():
             try:
-                sound.append(self.load(entry.name, entry.manifest, entry.recipe))
+                sound.append(self.load(entry))
             except ModelvaultError as error:
                 damaged[entry] = error
         return tuple(sound), damaged
@@ -164,24 +170,22 @@ class Store:
         """Read one model, or ``None`` if ``index.json`` does not list it."""
         for entry in self.entries():
             if entry.name == name:
-                return self.load(entry.name, entry.manifest, entry.recipe)
+                return self.load(entry)
         return None
 
-    def load(self, name: ModelName, manifest: Digest, recipe: Recipe | None = None) -> StoredModel:
-        """Read a model from its manifest blob."""
-        data = self.read_document(manifest)
-        what = str(self.blob_path(manifest))
+    def load(self, entry: modelpack.IndexEntry) -> StoredModel:
+        """Read a model that is listed from its manifest blob."""
+        data = self.read_document(entry.manifest)
+        what = str(self.blob_path(entry.manifest))
         config, _ = modelpack.config_digest(data, what=what)
-        model = modelpack.decode_manifest(data, self.read_document(config), name, recipe, what=what)
-        return StoredModel(model, manifest, len(data))
+        model = modelpack.decode_manifest(data, self.read_document(config), entry.name, entry.recipe, what=what)
+        return StoredModel(model, entry.manifest, len(data))
 
     def add(self, model: Model) -> StoredModel:
         """Publish config, manifest and index entry of a model whose blobs are all there. Replaces one of the same name."""
         for file in model.files:
             if not self.has(file.digest, file.size):
-                raise InvalidModelFile(
-                    f"{model.name}: {file.path}", "missing-blob", f"blob {file.digest.short} is not in the vault"
-                )
+                raise VaultDamaged(f"{model.name}: {file.path}: blob {file.digest.short} is not in the vault")
         self.put_bytes(modelpack.encode_config(model))
         manifest = modelpack.encode_manifest(model)
         stored = StoredModel(model, self.put_bytes(manifest), len(manifest))
@@ -196,6 +200,8 @@ class Store:
 
     def blobs(self) -> Iterator[tuple[Digest, int]]:
         """List every blob with its length in bytes; what is not named by a digest is passed over."""
+        if not self._blobs.is_dir():
+            return
         with os.scandir(self._blobs) as entries:
             for entry in entries:
                 try:
@@ -213,29 +219,44 @@ class Store:
         return {manifest: len(data), config: config_size} | {file.digest: file.size for file in model.files}
 
     def unneeded(self) -> dict[Digest, int]:
-        """Name the blobs that no model needs, with their length in bytes."""
+        """Name the blobs that no model needs, with their length in bytes. Raises ``VaultDamaged`` where that is not known."""
         needed: set[Digest] = set()
         for entry in self.entries():
-            needed |= self.blobs_of(entry.manifest).keys()
+            try:
+                needed |= self.blobs_of(entry.manifest).keys()
+            except ModelvaultError as error:
+                raise VaultDamaged(
+                    f"it is not known which blobs {entry.name} needs: {error.message}",
+                    hint=f"pull or import {entry.name} again, or take it out with `modelvault rm {entry.name}`, then collect",
+                    model=entry.name.text,
+                ) from error
         return {digest: size for digest, size in self.blobs() if digest not in needed}
 
-    def set_aside(self, digest: Digest, seen: os.stat_result) -> bool:
-        """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more.
+    def set_aside(self, digest: Digest, seen: os.stat_result) -> Path | None:
+        """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more; say where it lies now.
 
-        ``False``: it is no longer the file that was ``seen``. Nobody may publish meanwhile.
+        ``None``: it is no longer the file that was ``seen``. Nobody may publish meanwhile.
         """
         path = self.blob_path(digest)
         if not os.path.samestat(path.stat(), seen):
-            return False
-        path.rename(path.with_name(_DAMAGED + digest.hex))
+            return None
+        aside = path.rename(path.with_name(_DAMAGED + digest.hex))
         fsio.fsync_directory(path.parent)
-        return True
+        return aside
 
     def leftovers(self) -> Iterator[Path]:
         """List what was set aside, and what a process that was killed left half written. Only while nobody publishes."""
         for directory in (self.root, self._blobs):
             yield from directory.glob(".*.tmp")
         yield from self._blobs.glob(f"{_DAMAGED}*")
+
+    def freeable(self) -> int:
+        """Tell how many bytes could be freed: what no model needs, and leftovers. Only while nobody publishes."""
+        return sum(self.unneeded().values()) + sum(path.stat().st_size for path in self.leftovers())
+
+    def lacks(self, model: Model) -> tuple[str, ...]:
+        """Name the files of a model that are not there in their full length, as after one was set aside."""
+        return tuple(file.path for file in model.files if not self.has(file.digest, file.size))
 
     def delete_blob(self, digest: Digest) -> None:
         """Remove a blob; the caller has made sure that nothing needs it."""

@@ -4,7 +4,6 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -28,14 +27,16 @@ _RESERVE = 2 << 20
 that copy on write, or have blocks smaller than a page), writing to it does not fail but ends the process with SIGBUS."""
 
 
+_OWN = {
+    *("blobs", "bundles", "keys", "partial", "receipts", "config.toml", "index.json", "oci-layout", "events.jsonl"),
+    *("registry.sqlite", "registry.sqlite-wal", "registry.sqlite-shm", "registry.sqlite-journal"),
+    *("lock", "index.lock", "index.json.damaged", "lost+found"),
+}
+"""What may lie where a vault is made: parts of one, as after a crash, and what every fresh file system has."""
+
 _CREATED = "vault-created"
 _LOST = "history-lost"
 _ACCEPTED = "lost-history-accepted"
-
-
-def now() -> str:
-    """The time as the registry and the event log write it: UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Vault:
@@ -49,26 +50,23 @@ class Vault:
         self.store = Store(root)
         self.events = EventLog(root / "events.jsonl", wait=config.lock_wait)
         self.partial = root / "partial"
+        self.bundles = root / "bundles"
+        self.receipts = root / "receipts"
         self.registry_file = root / "registry.sqlite"
         self._registry: Registry | None = None
 
     @classmethod
-    def open(
-        cls,
-        root: Path,
-        *,
-        config: Config | None = None,
-        create: bool = True,
-        log: Callable[[str], object] | None = None,
-    ) -> Self:
-        """Open the vault in ``root``; an absent one is made unless ``create`` is false.
-
-        Raises ``UsageProblem`` where there is none, or something else.
-        """
+    def open(cls, root: Path, *, config: Config | None = None, log: Callable[[str], object] | None = None) -> Self:
+        """Open the vault in ``root``; an absent one is made. Raises ``UsageProblem`` where something else lies."""
         vault = cls.prospective(root, config=config, log=log)
-        if not create:
-            vault.require()
         vault.create()
+        return vault
+
+    @classmethod
+    def existing(cls, root: Path, *, config: Config | None = None, log: Callable[[str], object] | None = None) -> Self:
+        """Open the vault in ``root`` as it is: whoever only reads changes nothing. Raises ``UsageProblem`` where there is none."""
+        vault = cls.prospective(root, config=config, log=log)
+        vault.require()
         return vault
 
     @classmethod
@@ -94,11 +92,17 @@ class Vault:
                 path=str(self.root),
             )
 
+    @property
+    def writable(self) -> bool:
+        """Whether the vault lies where this process may write."""
+        return os.access(self.root, os.W_OK)
+
     def create(self) -> None:
-        """Make what is not there yet of the vault."""
+        """Make what is not there yet of the vault. Raises ``UsageProblem`` where something else lies."""
         with fsio.no_space_at(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.store.whole:
+                self._require_room()
                 # Of two processes that make one vault, the later must not put an empty list over the other's first model.
                 with self._lock("index.lock", shared=False):
                     if not self.store.exists and self.events.last() is None:
@@ -106,6 +110,18 @@ class Vault:
                         self.events.append(_CREATED, {"vault": uuid.uuid4().hex})
                     self.store.create()
             self.partial.mkdir(exist_ok=True)
+
+    def _require_room(self) -> None:
+        """Refuse to make a vault among the files of somebody else, as in a home or on a drive with other things."""
+        foreign = sorted(
+            path.name for path in self.root.iterdir() if path.name not in _OWN and not path.name.startswith(".")
+        )
+        if foreign and not self.store.exists:
+            raise UsageProblem(
+                f"{self.root} holds other things ({', '.join(foreign[:3])}) and no vault: none is made there",
+                hint="set MODELVAULT_HOME to the vault that you mean, or to an empty directory for a new one",
+                path=str(self.root),
+            )
 
     @classmethod
     def keys_of(cls, root: Path) -> "KeyRing | None":
@@ -192,7 +208,7 @@ class Vault:
         what = f"the vault in {self.root}"
         return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=what, on_wait=self._log)
 
-    def set_aside(self, digest: Digest, seen: os.stat_result) -> bool:
+    def set_aside(self, digest: Digest, seen: os.stat_result) -> Path | None:
         """Move a damaged blob aside, unless it is no longer the file that was ``seen``. Raises ``VaultLocked``, ``OSError``."""
         with self._lock("index.lock", shared=False):
             return self.store.set_aside(digest, seen)
@@ -242,8 +258,7 @@ class Vault:
 
     def model(self, name: ModelName) -> StoredModel:
         """Read a model by name. Raises as ``entry`` does, and for documents that are damaged."""
-        entry = self.entry(name)
-        return self.store.load(entry.name, entry.manifest, entry.recipe)
+        return self.store.load(self.entry(name))
 
     def entry(self, name: ModelName) -> "IndexEntry":
         """Find a model by its exact name, or by one that means it. Raises ``UsageProblem`` naming what there is."""

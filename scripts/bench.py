@@ -6,6 +6,7 @@ run is measured too and shown in a column of its own. Peak memory is that of our
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -16,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faulty_hub import FaultyHub
+from machines import small_disk
 
 MODELVAULT = [sys.executable, "-m", "modelvault"]
 MEMORY_LIMIT = 250  # MB
@@ -138,11 +140,11 @@ class Bench:
             print(f"  {row.name}: run {number + 1} of {self.runs}", file=sys.stderr, flush=True)
         return row
 
-    def make(self, kind: str, directory: Path, size: int) -> None:
+    def make(self, kind: str, directory: Path, size: int, *, shards: int = 4) -> None:
         """Make a model in a process of its own: Linux counts what we held at the fork into the peak memory of what we time."""
         maker = Path(__file__).with_name("make_models.py")
         subprocess.run(
-            [sys.executable, maker, kind, directory, "--size", str(size), "--shards", "4"],
+            [sys.executable, maker, kind, directory, "--size", str(size), "--shards", str(shards)],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -216,9 +218,7 @@ def bench_slow_pull(bench: Bench) -> Iterator[Row]:
 
 def bench_bundle(bench: Bench) -> Iterator[Row]:
     """Write a bundle without reading it back; the read-back has a row of its own."""
-    pc = bench.root / "pc"
-    bench.modelvault(pc, "add", bench.root / "model-gguf", "--name", "bench")
-    bench.modelvault(pc, "keys", "new")
+    pc = bench_vault(bench)
     model = bench.root / "model-gguf"
 
     def ours() -> Timing:
@@ -244,9 +244,124 @@ def bench_bundle(bench: Bench) -> Iterator[Row]:
     yield bench.compare(Row("verify a bundle", "openssl dgst of the archive", 0.5), read_back, openssl)
 
 
+def bench_thin(bench: Bench) -> Iterator[Row]:
+    """A fine-tune that shares nine files of ten with a model that the site has: the difference against all of it."""
+    pc, base, tuned = bench.root / "thin-pc", bench.fresh("base"), bench.fresh("tuned")
+    bench.make("large-safetensors", base, bench.size, shards=10)
+    for path in base.iterdir():
+        os.link(path, tuned / path.name)
+    other = min(tuned.glob("*.safetensors"))
+    other.unlink()
+    shutil.copy(base / other.name, other)
+    change_weights(other)
+    bench.modelvault(pc, "add", base, "--name", "bench/base")
+    bench.modelvault(pc, "keys", "new")
+    site = ("--for", "bench-site", "--assume-sent")
+    bench.modelvault(pc, "bundle", "bench/base", "--to", bench.fresh("first"), *site)
+    bench.modelvault(pc, "add", tuned, "--name", "bench/tuned")
+    sizes: dict[str, int] = {}
+
+    def bundle(*options: str) -> Timing:
+        drive = bench.fresh("ssd")
+        timing = bench.modelvault(
+            pc, "bundle", "bench/tuned", "--to", drive, "--label", f"bench-{len(options)}", *options
+        )
+        sizes["thin" if options else "full"] = sum(path.stat().st_size for path in drive.rglob("*") if path.is_file())
+        return timing
+
+    # A record of what was sent would make the next run thinner still: each run begins with the first bundle's.
+    kept = [path for path in pc.iterdir() if path.name != "blobs"]
+    copy_all(kept, bench.fresh("thin-kept"))
+
+    def thin() -> Timing:
+        copy_all((bench.root / "thin-kept").iterdir(), pc)
+        return bundle(*site)
+
+    row = bench.compare(Row("bundle, thin", "the same in full", 2.0), thin, bundle)
+    row.name += f" ({sizes['thin'] / 1e9:.2f} of {sizes['full'] / 1e9:.2f} GB)"
+    yield row
+    for name in ("thin-pc", "thin-kept", "base", "tuned", "first", "ssd"):
+        shutil.rmtree(bench.root / name)
+
+
+def copy_all(paths: Iterable[Path], target: Path) -> None:
+    """Put copies of files and folders in the place of those in ``target``."""
+    for path in paths:
+        shutil.rmtree(target / path.name, ignore_errors=True)
+        (target / path.name).unlink(missing_ok=True)
+        subprocess.run(["cp", "-r", str(path), str(target)], check=True)
+
+
+def change_weights(path: Path) -> None:
+    """Change one byte of the weights: a fine-tune's shard has the length and header of the base's."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+
+
+def bench_targets(bench: Bench) -> Iterator[Row]:
+    """One drive against two that each take a half (root: they are loop-mounted)."""
+    if os.geteuid() != 0:
+        print("  two targets: skipped, needs root", file=sys.stderr)
+        return
+    pc = bench_vault(bench)
+    with contextlib.ExitStack() as stack:
+        drives = [
+            stack.enter_context(small_disk(bench.root / f"{name}.img", bench.root / f"drive-{name}", size))
+            for name, size in (("one", bench.size * 3 // 2), ("a", bench.size * 2 // 3), ("b", bench.size))
+        ]
+        one, two = drives[:1], drives[1:]
+
+        def bundle(targets: Sequence[Path]) -> Timing:
+            for drive in targets:
+                for path in drive.glob("*.mvbundle"):
+                    shutil.rmtree(path)
+            words = [word for drive in targets for word in ("--to", str(drive))]
+            return bench.modelvault(pc, "bundle", *words, "--volume-size", "256MiB")
+
+        yield bench.compare(Row("bundle to two drives", "to one drive", 0.8), lambda: bundle(two), lambda: bundle(one))
+
+
+def bench_resume(bench: Bench) -> Iterator[Row]:
+    """What is left to do after a kill at half of the bytes, against the whole."""
+    pc = bench_vault(bench)
+    command = ("bundle", "--sequence", "7")
+
+    def resumed() -> Timing:
+        drive = bench.fresh("ssd")
+        process = subprocess.Popen(
+            [*MODELVAULT, *command, "--to", str(drive)],
+            env=bench.environment | {"MODELVAULT_HOME": str(pc)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while sum(path.stat().st_size for path in drive.glob("*/volume-*.zst")) < bench.size // 2:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        return bench.modelvault(pc, *command, "--to", drive)
+
+    yield bench.compare(
+        Row("bundle, resumed at 50 %", "the whole bundle", 1.0),
+        resumed,
+        lambda: bench.modelvault(pc, *command, "--to", bench.fresh("ssd")),
+    )
+
+
+def bench_vault(bench: Bench) -> Path:
+    """Give a vault with the large GGUF and a key."""
+    pc = bench.root / "pc"
+    if not pc.exists():
+        bench.modelvault(pc, "add", bench.root / "model-gguf", "--name", "bench")
+        bench.modelvault(pc, "keys", "new")
+    return pc
+
+
 def bench_import(bench: Bench) -> Iterator[Row]:
     """Import into an engine's directory on the same file system."""
-    pc, drive, archive = bench.root / "pc", bench.fresh("ssd"), bench.fresh("archive")
+    pc, drive, archive = bench_vault(bench), bench.fresh("ssd"), bench.fresh("archive")
     bench.modelvault(pc, "bundle", "--to", drive, "--no-readback")
     bundle = next(drive.glob("*.mvbundle"))
     bench.run(f"tar -C {bench.root}/model-gguf -c . | zstd -q -1 -T0 -o {archive}/a.tar.zst")
@@ -310,6 +425,9 @@ BENCHES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "pull": bench_pull,
     "slow": bench_slow_pull,
     "bundle": bench_bundle,
+    "targets": bench_targets,
+    "resume": bench_resume,
+    "thin": bench_thin,
     "import": bench_import,
 }
 
@@ -349,13 +467,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="modelvault-bench-") as place:
         bench = Bench(Path(place), int(options.size * 1e9), options.runs)
         chosen = options.only or list(BENCHES)
-        if {"pull", "bundle", "import"} & set(chosen):
+        if {"pull", "bundle", "targets", "resume", "import"} & set(chosen):
             bench.make("large-gguf", bench.root / "model-gguf", bench.size)
         if "pull" in chosen:
             bench.make("large-safetensors", bench.root / "model-safetensors", bench.size)
-        if "import" in chosen and "bundle" not in chosen:
-            bench.modelvault(bench.root / "pc", "add", bench.root / "model-gguf", "--name", "bench")
-            bench.modelvault(bench.root / "pc", "keys", "new")
         rows = [row for name in chosen for row in BENCHES[name](bench)]
         print(report(rows, bench))
     missed = [row.name for row in rows if row.ratio < row.goal]

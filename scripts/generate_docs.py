@@ -3,11 +3,16 @@
 ``--check`` changes nothing and fails if a page is out of date; a test runs it.
 """
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
+import result_keys
+
+import modelvault
 from modelvault import errors
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
@@ -59,28 +64,34 @@ def _classes(base: type[errors.ModelvaultError]) -> list[type[errors.ModelvaultE
 
 
 def exit_codes() -> str:
-    """The table of exit codes, from the classes of errors.py."""
-    rows = {0: ("done", "ok")}
-    for kind in _classes(errors.ModelvaultError):
-        if kind.__module__ == errors.__name__:
-            rows.setdefault(kind.exit_code, (kind.meaning, kind.slug))
-    lines = [
-        NOTE,
-        "# Exit codes\n",
-        "Warnings never change the exit code.\n",
-        "| code | meaning | `error.code` in `--json` |",
+    """The tables of exit codes and of ``error.code``, from the classes of all modules."""
+    for module in pkgutil.walk_packages(modelvault.__path__, "modelvault."):
+        if not module.name.startswith(("modelvault.__main__", "modelvault.registry.migrations")):
+            importlib.import_module(module.name)
+    kinds = sorted(_classes(errors.ModelvaultError), key=lambda kind: (kind.exit_code, kind.slug))
+    meanings = {0: "done"} | {kind.exit_code: kind.meaning for kind in kinds}
+    lines = [NOTE, "# Exit codes\n", "Warnings never change the exit code.\n", "| code | meaning |", "| --- | --- |"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in meanings.items()]
+    lines += [
+        "\nIn `--json`, `error.code` says more:\n",
+        "| `error.code` | exit code | what happened |",
+        "| --- | --- | --- |",
     ]
-    lines.append("| --- | --- | --- |")
-    lines += [f"| {code} | {meaning} | `{slug}` |" for code, (meaning, slug) in sorted(rows.items())]
-    lines.append(
-        "\nSome errors have a narrower `error.code` than the table's (`drive-lost-data` under 12, say); the number is the same."
-    )
+    lines += [f"| `{kind.slug}` | {kind.exit_code} | {_first_sentence(kind)} |" for kind in kinds]
     return "\n".join(lines) + "\n"
+
+
+def _first_sentence(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0].replace("``", "`").partition(". ")[0].rstrip(".")
 
 
 def main() -> int:
     """Write the pages, or compare them."""
-    pages = {"cli.md": command_reference(), "exit-codes.md": exit_codes()}
+    pages = {
+        "cli.md": command_reference(),
+        "exit-codes.md": exit_codes(),
+        "results.md": f"{NOTE}\n{result_keys.page()}",
+    }
     stale = [name for name, text in pages.items() if not _is(REFERENCE / name, text)]
     if "--check" in sys.argv:
         if stale:

@@ -11,7 +11,8 @@ from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Reci
 from modelvault.bundle.index import Index
 from modelvault.bundle.plan import PlanOptions, SourceModel, plan_index
 from modelvault.bundle.reader import OpenBundle, open_bundle
-from modelvault.bundle.writer import WriteOptions, Written, write_bundle
+from modelvault.bundle.writer import write_bundle
+from modelvault.bundle.written import WriteOptions, Written
 from modelvault.keys import KeyRing, Signer
 from modelvault.progress import NoTask
 
@@ -68,7 +69,7 @@ class World:
         return plan_index(self.models, PlanOptions(label, sequence, volume_size))
 
     def options(self, index: Index, *, read_back: bool = True, drive: Path | None = None) -> WriteOptions:
-        return WriteOptions((drive or self.drive) / index.directory_name, self.journals, read_back, threads=2)
+        return WriteOptions(((drive or self.drive) / index.directory_name,), self.journals, read_back, threads=2)
 
     def write(
         self, index: Index, *, read_back: bool = True, drive: Path | None = None, log: Log | None = None

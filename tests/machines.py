@@ -126,6 +126,12 @@ def trust(machine: Machine, signer: Machine, bundle: Path) -> None:
     machine.run("keys", "trust", bundle / "default.pub", "--fingerprint", fingerprint)
 
 
+def trust_site(machine: Machine, public_key: Path, site: Machine) -> None:
+    """Carry the fingerprint of a site's key over by hand."""
+    (key,) = (key for key in site.json("keys", "show").result["keys"] if key["role"] == "receipt")
+    machine.run("keys", "trust", public_key, "--role", "receipt", "--fingerprint", key["fingerprint"])
+
+
 def only_bundle(drive: Path) -> Path:
     """The one bundle on a drive."""
     (bundle,) = drive.glob("*.mvbundle")

@@ -1,5 +1,8 @@
 """Models, reports and events for the registry's tests."""
 
+import contextlib
+import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +94,8 @@ def followed(registry: Registry, *events: Logged) -> int:
         return history.follow(lambda: events)
 
 
-def last_event(registry: Registry) -> int:
-    """The number of the newest event that was applied."""
-    return len(registry.events())
+def mirrored(registry: Registry) -> list[tuple[int, str, dict[str, Any]]]:
+    """The events that were applied: number, kind and data."""
+    with contextlib.closing(sqlite3.connect(registry.path)) as connection:
+        rows = connection.execute("SELECT number, kind, data FROM events ORDER BY number").fetchall()
+    return [(number, kind, json.loads(data)) for number, kind, data in rows]

@@ -16,11 +16,10 @@ from modelvault.artifact import (
     Model,
     ModelName,
     Origin,
-    Recipe,
     StoredModel,
     Traits,
 )
-from modelvault.errors import InvalidModelFile
+from modelvault.errors import VaultDamaged
 from modelvault.modelpack import IndexEntry, encode_manifest, store_form
 from modelvault.serve import HubServer, create_app
 
@@ -43,11 +42,11 @@ class FolderShelf:
         models = sorted(self.stored, key=lambda stored: stored.model.name)
         return [IndexEntry(stored.model.name, stored.manifest, stored.manifest_size, None) for stored in models]
 
-    def load(self, name: ModelName, manifest: Digest, recipe: Recipe | None = None) -> StoredModel:
+    def load(self, entry: IndexEntry) -> StoredModel:
         self.loads += 1
-        found = next(stored for stored in self.stored if stored.model.name == name)
-        if not self.blob_path(manifest).exists():
-            raise InvalidModelFile(str(self.blob_path(manifest)), "missing-blob", "it is not there")
+        found = next(stored for stored in self.stored if stored.model.name == entry.name)
+        if not self.blob_path(entry.manifest).exists():
+            raise VaultDamaged("it is not there")
         return found
 
     def blob_path(self, digest: Digest) -> Path:

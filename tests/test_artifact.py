@@ -63,10 +63,14 @@ def test_name_parts(text: str, parts: tuple[str | None, str, str | None]) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["", "/x", "a/b/c", "../x", "a/..", ".hidden", "a b", "a:b:c", "ä", "-x", "a\n", "x" * 97]
+    "text",
+    [
+        *("", "/x", "a/b/c", "../x", "a/..", ".hidden", "a b", "a:b:c", "ä", "-x", "a\n", "x" * 97),
+        *("x.gguf", "user/x.gguf", "x.safetensors", "user/x:y.mvbundle"),
+    ],
 )
 def test_name_refuses(text: str) -> None:
-    """Breaks if a name could leave a directory, or be taken for an option."""
+    """Breaks if a name could leave a directory, or be taken for an option or a path."""
     with pytest.raises(UsageProblem):
         ModelName(text)
 

@@ -18,6 +18,7 @@ from modelvault.errors import UsageProblem
         ("2k", 2000),
         ("1ki", 1024),
         ("3T", 3 * 10**12),
+        ("9007199254740993", 9007199254740993),
     ],
 )
 def test_sizes(text: str, size: int) -> None:
@@ -25,7 +26,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1 XB", "1e9", "0.0001"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1 XB", "1e9", "0.0001", "9" * 400, "99999999T"])
 def test_bad_sizes(text: str) -> None:
     """Breaks if nonsense is taken for a size."""
     with pytest.raises(UsageProblem):
@@ -61,6 +62,15 @@ def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(UsageProblem, match=named):
         load_config(tmp_path, {})
+
+
+def test_every_field_can_be_set(tmp_path: Path) -> None:
+    """Breaks if a field of the configuration is read from nowhere."""
+    texts = {"endpoint": "https://hub", "connections": "2", "limit_rate": "3k", "volume_size": "4MiB"}
+    texts |= {"label": "lab", "site": "lab-7", "lock_wait": "1"}
+    assert texts.keys() == set(Config.__slots__)
+    found = load_config(tmp_path, {f"MODELVAULT_{key.upper()}": text for key, text in texts.items()})
+    assert all(getattr(found, key) != getattr(Config(), key) for key in texts)
 
 
 def test_bad_variable_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from modelvault.errors import TrustRefused, UsageProblem
-from modelvault.keys import KeyInfo, KeyRing, read_key_file
+from modelvault.keys import KeyInfo, KeyRing, Role, read_key_file
 
 MESSAGE = b"the index of a bundle"
 
@@ -269,3 +269,56 @@ def test_spelled() -> None:
     """People type what is shown: groups of four, and the spelling is accepted as it stands."""
     info = KeyInfo("pc", "sha256:" + "0123456789abcdef" * 4, own=True, path=Path("x"))
     assert info.spelled == ("0123-4567-89ab-cdef-0123-4567-89ab-cdef",) * 2
+
+
+def test_a_key_counts_in_its_role_only(ring: KeyRing, other: KeyRing) -> None:
+    """Breaks if a site's key can sign bundles, or a bundle key speaks for a site: the refusal says whose key it is."""
+    site, sender = other.new("lab", Role.RECEIPT), other.new("pc")
+    ring.trust("lab", site.public_pem, site.fingerprint, Role.RECEIPT)
+    ring.trust("pc", sender.public_pem, sender.fingerprint)
+    assert ring.verify(site.sign(MESSAGE), MESSAGE, Role.RECEIPT).name == "lab"
+    assert ring.verify(sender.sign(MESSAGE), MESSAGE, Role.BUNDLE).name == "pc"
+    for signer, role in ((site, Role.BUNDLE), (sender, Role.RECEIPT)):
+        with pytest.raises(
+            TrustRefused, match=f"by {signer.name}, whose key is for .*not count for a {role}"
+        ) as caught:
+            ring.verify(signer.sign(MESSAGE), MESSAGE, role)
+        assert caught.value.exit_code == 14
+        with pytest.raises(TrustRefused, match="a key has one role"):
+            ring.trust("again", signer.public_pem, signer.fingerprint, role)
+    assert [(info.name, info.role) for info in ring.list()] == [("pc", Role.BUNDLE), ("lab", Role.RECEIPT)]
+
+
+def test_keys_of_both_roles_side_by_side(ring: KeyRing, other: KeyRing, tmp_path: Path) -> None:
+    """Breaks if a site's key takes the place of the signing key, by lying in the same vault or under the same name."""
+    bundles, receipts = ring.new("lab"), ring.new("lab", Role.RECEIPT)
+    assert ring.signer().fingerprint == bundles.fingerprint
+    assert ring.signer(None, Role.RECEIPT).fingerprint == receipts.fingerprint
+    assert ring.own() == (bundles.info,)
+    assert ring.own(Role.RECEIPT) == (receipts.info,)
+    assert stat.S_IMODE((tmp_path / "keys" / "site" / "lab.key").stat().st_mode) == 0o600
+    with pytest.raises(UsageProblem, match="two keys"):
+        ring.find("lab")
+    one, two = other.new("x"), other.new("x", Role.RECEIPT)
+    ring.trust("x", one.public_pem, one.fingerprint)
+    ring.trust("x", two.public_pem, two.fingerprint, Role.RECEIPT)
+    with pytest.raises(UsageProblem, match="two keys"):
+        ring.revoke("x")
+    assert ring.revoke(two.fingerprint).role is Role.RECEIPT
+    assert ring.revoke("x").fingerprint == one.fingerprint
+
+
+def test_a_site_with_a_new_key(ring: KeyRing, other: KeyRing, tmp_path: Path) -> None:
+    """Breaks if a site that was set up anew takes over its old name without a person's word."""
+    old, new = other.new("lab", Role.RECEIPT), KeyRing(tmp_path / "third").new("lab", Role.RECEIPT)
+    ring.trust("lab", old.public_pem, old.fingerprint, Role.RECEIPT)
+    with pytest.raises(TrustRefused, match="not by a key"):
+        ring.verify(new.sign(MESSAGE), MESSAGE, Role.RECEIPT)
+    with pytest.raises(UsageProblem, match="another key") as caught:
+        ring.trust("lab", new.public_pem, new.fingerprint, Role.RECEIPT)
+    assert "revoke lab" in (caught.value.hint or "")
+    ring.revoke("lab")
+    ring.trust("lab", new.public_pem, new.fingerprint, Role.RECEIPT)
+    assert ring.verify(new.sign(MESSAGE), MESSAGE, Role.RECEIPT).name == "lab"
+    with pytest.raises(TrustRefused):
+        ring.verify(old.sign(MESSAGE), MESSAGE, Role.RECEIPT)

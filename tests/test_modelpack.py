@@ -2,14 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelvault import modelpack
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, StoredModel, Traits
-from modelvault.errors import InvalidModelFile
+from modelvault.errors import InvalidModelFile, UsageProblem
 
 digests = st.binary(min_size=32, max_size=32).map(lambda data: Digest.sha256(data.hex()))
 paths = st.from_regex(r"[a-z0-9]{1,12}(/[a-z0-9_.-]{1,12}x){0,2}", fullmatch=True)
@@ -49,7 +50,7 @@ def test_manifest_round_trip(model: Model) -> None:
 @given(models)
 def test_name_is_no_part_of_identity(model: Model) -> None:
     """Breaks if the same files from the same commit get two identities under two names."""
-    assert modelpack.encode_manifest(model) == modelpack.encode_manifest(model.renamed(ModelName("another")))
+    assert modelpack.encode_manifest(model) == modelpack.encode_manifest(replace(model, name=ModelName("another")))
 
 
 @given(recipes)
@@ -102,10 +103,40 @@ def test_reference_names_fit_the_grammar(name: str) -> None:
     assert re.fullmatch(rf"{component}(/{component})*", modelpack.reference_name(ModelName(name)))
 
 
-def test_reference_names_stay_apart() -> None:
-    """Breaks if two models would share one reference."""
-    names = ["_x5f", "__", "a__b", "a--b", "_a", "a_", "a-_b", "axb"]
-    assert len({modelpack.reference_name(ModelName(name)) for name in names}) == len(names)
+names = st.from_regex(r"(escaped/|[ax5f_-]{1,4}/)?[a-z0-9_x.-]{1,8}(:[Q4_]{1,3})?", fullmatch=True).filter(
+    lambda text: not text.startswith(("-", ".")) and "/-" not in text and "/." not in text
+)
+
+
+@given(names, names)
+@example("_a", "escaped/x5fa")
+def test_reference_names_stay_apart(first: str, second: str) -> None:
+    """Breaks if two models would share one reference: a name may itself look like the escaped form of another."""
+    references = {modelpack.reference_name(ModelName(name)) for name in (first, second)}
+    assert len(references) == len({first, second})
+
+
+@given(names)
+def test_an_escaped_form_leads_back_to_its_name(name: str) -> None:
+    """Breaks if the escape loses something: what can be undone keeps any two names apart."""
+    reference = modelpack.reference_name(ModelName(name))
+    if reference != name:
+        escaped = reference.removeprefix("escaped/")
+        assert re.sub(r"x([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), escaped) == name
+
+
+@pytest.mark.parametrize("data", [b'{"a":NaN}', rb'{"a":"\ud800"}', b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+def test_documents_of_the_layout_are_read_as_strictly_as_those_of_models(data: bytes) -> None:
+    """Breaks if something gets into the vault's books that cannot be printed or written again."""
+    with pytest.raises(InvalidModelFile, match="JSON"):
+        modelpack.load_object(data, "index.json")
+
+
+@pytest.mark.parametrize("license_name", ["", "two\nlines", "\udcff", "\x1b[31m"])
+def test_a_garbled_license_is_refused(license_name: str) -> None:
+    """Breaks if a license that no document can hold, or that garbles a terminal, is met only when it is written."""
+    with pytest.raises(UsageProblem, match="license"):
+        Model(ModelName("a"), Origin("folder"), (), Traits("gguf"), license_name)
 
 
 def test_store_form_is_what_is_stored() -> None:

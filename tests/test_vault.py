@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry_values import mirrored
 
 from modelvault import fsio
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, Traits
 from modelvault.config import Config
-from modelvault.errors import DigestMismatch, InvalidModelFile, ModelvaultError, PartlyDone, UsageProblem, VaultLocked
+from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, UsageProblem, VaultDamaged, VaultLocked
 from modelvault.eventlog import Event, EventLog
 from modelvault.fsio import hash_file
+from modelvault.modelpack import OCI_LAYOUT
+from modelvault.operations.list_ import list_models
 from modelvault.operations.publishing import is_published
 from modelvault.operations.registry import rebuild
 from modelvault.operations.rm import remove
 from modelvault.progress import NoProgress
+from modelvault.registry import Registry
 from modelvault.results import RebuildResult
 from modelvault.store import Store
 from modelvault.vault import Vault
@@ -67,7 +71,7 @@ def test_blobs_are_read_only_and_named_by_content(store: Store) -> None:
 
 def test_a_model_without_its_blobs_is_not_listed(store: Store) -> None:
     """Breaks if `list` shows what cannot be used."""
-    with pytest.raises(InvalidModelFile, match="not in the vault"):
+    with pytest.raises(VaultDamaged, match="not in the vault"):
         store.add(model("a", FileSpec("a.gguf", 7, Digest.of_bytes(b"nothing"))))
     assert store.models() == ()
 
@@ -109,7 +113,7 @@ def test_the_registry_catches_up(tmp_path: Path) -> None:
         vault.record("trust", {"key": "sha256:1", "name": "a"})
         vault.events.append("trust", {"key": "sha256:2", "name": "b"})
     with Vault.open(tmp_path, config=Config()) as vault:
-        assert [event.kind for event in vault.registry.events()] == ["vault-created", "trust", "trust"]
+        assert [kind for _, kind, _ in mirrored(vault.registry)] == ["vault-created", "trust", "trust"]
 
 
 def install(name: str = "tiny") -> dict[str, Any]:
@@ -191,7 +195,7 @@ def test_a_log_that_lost_something_is_noticed(tmp_path: Path, change: Callable[[
         vault.record("check", {"model": "a", "outcome": "ok"})
     with Vault.open(tmp_path, config=Config()) as vault:
         assert vault.history_lost
-        assert [event.number for event in vault.registry.events()] == [event.number for event in vault.events.read()]
+        assert [number for number, _, _ in mirrored(vault.registry)] == [event.number for event in vault.events.read()]
         vault.accept_lost_history()
         assert not vault.history_lost
 
@@ -221,7 +225,7 @@ def test_a_lost_list_that_the_log_does_not_know_is_not_made_up(tmp_path: Path) -
         vault.publish(model("a", put(vault.store, b"weights", "a.gguf")), {})
     (tmp_path / "index.json").unlink()
     (tmp_path / "events.jsonl").unlink()
-    with Vault.prospective(tmp_path, config=Config()) as vault, pytest.raises(InvalidModelFile, match="is gone"):
+    with Vault.prospective(tmp_path, config=Config()) as vault, pytest.raises(VaultDamaged, match="is gone"):
         rebuild(vault, NoProgress())
     assert not (tmp_path / "index.json").exists()
 
@@ -252,6 +256,32 @@ def test_a_crash_while_publishing_is_made_good(tmp_path: Path, monkeypatch: pyte
         assert is_published(vault, wanted)
 
 
+@pytest.mark.parametrize(
+    ("owner", "step"), [(Vault, "record"), (Store, "remove"), (Registry, "forget_model"), (Store, "unneeded")]
+)
+def test_a_crash_while_removing_brings_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
+    """Breaks if a model that was already gone is listed again after a crash in `rm` and the loss of index.json."""
+    with Vault.open(tmp_path, config=Config()) as vault:
+        for name in ("a", "gone"):
+            vault.publish(model(name, put(vault.store, name.encode(), "a.gguf")), {})
+
+        done = getattr(owner, step)
+
+        def crash_after(*arguments: Any) -> None:
+            done(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, crash_after)
+            with pytest.raises(KeyboardInterrupt):
+                remove(vault, ModelName("gone"))
+    (tmp_path / "index.json").unlink()
+    with Vault.prospective(tmp_path, config=Config()) as vault:
+        assert rebuild_registry(vault).listed == ("a",)
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -268,6 +298,19 @@ def test_a_blob_that_was_replaced_is_not_moved_aside(store: Store) -> None:
     assert hash_file(path) == file.digest
     assert store.set_aside(file.digest, path.stat())
     assert not path.exists()
+
+
+def test_readers_change_nothing(tmp_path: Path) -> None:
+    """Breaks if a command that only looks writes into a vault: one on a read-only medium, or half made by a crash."""
+    (tmp_path / "oci-layout").write_bytes(OCI_LAYOUT)
+    with Vault.existing(tmp_path, config=Config()) as vault:
+        assert list_models(vault).models == ()
+    assert [path.name for path in tmp_path.iterdir()] == ["oci-layout"]
+    put_blob = tmp_path / "blobs" / "sha256" / ("0" * 64)
+    put_blob.parent.mkdir(parents=True)
+    put_blob.touch()
+    with Vault.existing(tmp_path, config=Config()) as vault, pytest.raises(VaultDamaged, match="is gone"):
+        list_models(vault)
 
 
 def test_a_missing_registry_says_what_to_do(tmp_path: Path) -> None:
@@ -318,7 +361,7 @@ def test_locks(tmp_path: Path) -> None:
 def test_no_vault_is_not_made_by_reading(tmp_path: Path) -> None:
     """Breaks if a typing mistake in MODELVAULT_HOME makes an empty vault that looks like the real one."""
     with pytest.raises(UsageProblem, match="no vault"):
-        Vault.open(tmp_path / "typo", config=Config(), create=False)
+        Vault.existing(tmp_path / "typo", config=Config())
     assert not (tmp_path / "typo").exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modelvault import modelpack
 from modelvault.artifact import Digest
-from modelvault.bundle.index import INDEX_PATH, OCI_LAYOUT_PATH, Index
+from modelvault.bundle.index import INDEX_PATH, OCI_LAYOUT_PATH, Blob, Index
 from modelvault.bundle.layout import FRAME, FramePlan, Literal, Piece
 
 
@@ -56,6 +56,13 @@ class BlobReader:
             self._fill(memoryview(data), blob, start)
             yield data
 
+    def digest(self, blob: Blob) -> Digest:
+        """Compute the digest of a whole blob."""
+        state = hashlib.sha256()
+        for piece in self.stream(blob.digest, blob.size):
+            state.update(piece)
+        return Digest.sha256(state.hexdigest())
+
     def _fill(self, target: memoryview, blob: Digest, offset: int) -> None:
         try:
             descriptor = os.open(self._blob_path(blob), os.O_RDONLY | os.O_CLOEXEC)
@@ -88,6 +95,10 @@ class Frontier:
             position += len(piece)
         self._open[blob] = (state, position)
 
+    def position(self, blob: Digest) -> int:
+        """Give how many bytes of a blob that is not complete have passed."""
+        return self._open[blob][1] if blob in self._open else 0
+
     def feed(self, plan: FramePlan, content: bytes | bytearray, wanted: Callable[[Piece], bool]) -> list["Verdict"]:
         """Hash the wanted pieces of a frame and judge the blobs that are complete with it."""
         verdicts = []
@@ -103,16 +114,20 @@ class Frontier:
         return verdicts
 
     def _add(self, piece: Piece, data: memoryview) -> "Verdict | None":
-        state, position = self._open.get(piece.digest) or (hashlib.sha256(), 0)
-        if piece.offset != position:
+        if piece.offset != (position := self.position(piece.digest)):
             raise ValueError(f"{piece.digest} jumps from {position} to {piece.offset}")
+        return self.advance(piece.digest, data)
+
+    def advance(self, blob: Digest, data: bytes | memoryview) -> "Verdict | None":
+        """Hash what follows in a blob, and judge it if it is complete with that."""
+        state, position = self._open.get(blob) or (hashlib.sha256(), 0)
         state.update(data)
         position += len(data)
-        if position < self._sizes[piece.digest]:
-            self._open[piece.digest] = (state, position)
+        if position < self._sizes[blob]:
+            self._open[blob] = (state, position)
             return None
-        self._open.pop(piece.digest, None)
-        return Verdict(piece.digest, state.hexdigest())
+        self._open.pop(blob, None)
+        return Verdict(blob, state.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

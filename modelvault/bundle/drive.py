@@ -110,6 +110,16 @@ class DriveFailed(ModelvaultError):
     slug = "drive-failed"
 
 
+def failed(directory: Path, reason: str) -> DriveFailed:
+    """Build the error for a drive that cannot be written to (any more)."""
+    return DriveFailed(
+        f"cannot write to {directory}: {reason}",
+        hint="connect the drive again and run the same command: it goes on where it stopped",
+        path=str(directory),
+    )
+
+
+_UNMOUNTED = {errno.ENOENT, errno.ENOTDIR}
 _GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN}
 
 
@@ -131,13 +141,17 @@ def faults(directory: Path, *, needed: Callable[[], int]) -> Iterator[None]:
                 f"the file system of {directory} does not take a file this large",
                 hint="choose smaller volumes: --volume-size 2GiB",
             ) from error
-        if error.errno in _GONE:
-            raise DriveFailed(
-                f"cannot write to {directory}: {reason}",
-                hint="connect the drive again and run the same command: it goes on where it stopped",
-                path=str(directory),
-            ) from error
+        if error.errno in _GONE or (error.errno in _UNMOUNTED and not is_there(directory)):
+            raise failed(directory, reason) from error
         raise
+
+
+def is_there(directory: Path) -> bool:
+    """Tell whether a directory that we had made is still there: it is not where a drive was unmounted."""
+    try:
+        return directory.is_dir()
+    except OSError:
+        return False
 
 
 def read_uncached(path: Path) -> Pieces:

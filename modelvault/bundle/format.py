@@ -15,6 +15,8 @@ from modelvault.bundle.index import (
     MAX_DOCUMENT,
     MAX_INDEX,
     MAX_SEQUENCE,
+    PATCH,
+    THIN,
     Blob,
     BundleRefused,
     BundleTooNew,
@@ -28,8 +30,8 @@ from modelvault.bundle.rules import check
 from modelvault.errors import ModelvaultError
 
 FORMAT = "modelvault-bundle/1"
-KNOWN_FEATURES: frozenset[str] = frozenset()
-"""What may stand in ``requires`` and is understood. Nothing yet: all of format v1 is understood without being announced."""
+KNOWN: frozenset[str] = frozenset({THIN, PATCH})
+"""What may stand in ``requires`` and is understood; the rest of format v1 is understood without being announced."""
 
 _REQUIREMENT = re.compile(r"[a-z0-9-]{1,40}/[0-9.]{1,20}")
 _MAX_REQUIRES = 4096
@@ -75,7 +77,7 @@ class _WireModel(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tr
     recipe: _Document | None = None
 
 
-class _WireIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _WireIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     format: str
     requires: list[str]
     label: str
@@ -84,6 +86,8 @@ class _WireIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: list[_WireModel]
     blobs: list[_WireBlob]
     volumes: list[_WireVolume]
+    base: list[_WireBlob] = []
+    patches: _Sha256 | None = None
 
 
 def canonical_json(document: object) -> bytes:
@@ -99,7 +103,7 @@ def encode(index: Index) -> bytes:
     return canonical_json(
         _WireIndex(
             format=FORMAT,
-            requires=[],
+            requires=list(index.requires),
             label=index.label,
             sequence=index.sequence,
             volume_size=index.volume_size,
@@ -114,6 +118,8 @@ def encode(index: Index) -> bytes:
                 )
                 for members in index.volumes
             ],
+            base=[_WireBlob(str(blob.digest), blob.size) for blob in index.base],
+            patches=None if index.patches is None else str(index.patches),
         )
     )
 
@@ -145,14 +151,19 @@ def _decode(data: bytes) -> Index:
     wire = msgspec.json.decode(data, type=_WireIndex)
     if canonical_json(wire) != data:
         raise ValueError("it is not in canonical form")
-    return Index(
+    index = Index(
         label=check_label(wire.label),
         sequence=wire.sequence,
         volume_size=wire.volume_size,
         models=tuple(_model(model) for model in wire.models),
-        blobs=tuple(Blob(_sha256(blob.digest), blob.size) for blob in wire.blobs),
+        blobs=tuple(_blob(blob) for blob in wire.blobs),
         volumes=tuple(tuple(_member(member) for member in volume.members) for volume in wire.volumes),
+        base=tuple(_blob(blob) for blob in wire.base),
+        patches=None if wire.patches is None else sha256(wire.patches),
     )
+    if wire.requires != list(index.requires):
+        raise ValueError("its requirements are not those that follow from what it holds")
+    return index
 
 
 def _check_envelope(envelope: _Envelope) -> None:
@@ -167,7 +178,7 @@ def _check_envelope(envelope: _Envelope) -> None:
         if not _REQUIREMENT.fullmatch(requirement):
             raise ValueError(f"not a requirement: {requirement[:80]!r}")
         feature, _, version = requirement.partition("/")
-        if feature not in KNOWN_FEATURES:
+        if requirement not in KNOWN:
             raise BundleTooNew(
                 f"the bundle needs {feature!r}, which this version does not know",
                 hint=f"modelvault {version} or later reads it",
@@ -180,11 +191,16 @@ def _model(wire: _WireModel) -> ModelEntry:
     return ModelEntry(ModelName(wire.name), wire.manifest.encode("utf-8"), wire.config.encode("utf-8"), wire.recipe)
 
 
+def _blob(wire: _WireBlob) -> Blob:
+    return Blob(sha256(wire.digest), wire.size)
+
+
 def _member(wire: _WireMember) -> Member:
-    return Member(wire.path, wire.size, _sha256(wire.digest), wire.offset)
+    return Member(wire.path, wire.size, sha256(wire.digest), wire.offset)
 
 
-def _sha256(text: str) -> Digest:
+def sha256(text: str) -> Digest:
+    """Read a SHA-256 digest; ``ValueError`` for anything else, of another algorithm too."""
     digest = Digest.parse(text)
     if digest.algorithm is not Algorithm.SHA256:
         raise ValueError(f"not a SHA-256: {text}")

@@ -1,8 +1,8 @@
 """The values that a bundle is made of: what its index says, and what its files are called. No I/O."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -31,6 +31,10 @@ OCI_LAYOUT_PATH = "oci-layout"
 INDEX_PATH = "index.json"
 SIGNATURE_SIZE = 64
 """Bytes of an Ed25519 signature."""
+THIN = "thin/0.2.0"
+"""What an index requires that leaves blobs out, because the site has them: the feature, and the first version that knows it."""
+PATCH = "patch/0.2.0"
+"""What an index requires that holds pieces of another bundle."""
 
 _MAX_RUNS = 8  # that an error names
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
@@ -95,6 +99,33 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """``length`` bytes of a blob from ``offset`` on."""
+
+    blob: Digest
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where in the blob the bytes end."""
+        return self.offset + self.length
+
+
+def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Give the same bytes of the same blobs in the fewest spans, sorted by digest and offset; empty ones fall away."""
+    result: list[Span] = []
+    for span in sorted(spans, key=lambda span: (str(span.blob), span.offset)):
+        if not span.length:
+            continue
+        if result and result[-1].blob == span.blob and span.offset <= result[-1].end:
+            before = result.pop()
+            span = Span(before.blob, before.offset, max(before.end, span.end) - before.offset)  # noqa: PLW2901 (the one that takes its place)
+        result.append(span)
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One tar member of a volume: a whole blob, a slice of one, or one of the two files of the OCI layout.
 
@@ -149,7 +180,11 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What a bundle holds, and where. ``volumes[0]`` is volume 1."""
+    """What a bundle holds, and where. ``volumes[0]`` is volume 1.
+
+    A thin bundle leaves out the blobs of ``base``, which its models need and the site has. A patch holds pieces of the bundle whose
+    ``bundle.json`` has the digest ``patches``: its models need more than its ``blobs``, and of those it has only what its volumes say.
+    """
 
     label: str
     sequence: int
@@ -157,6 +192,13 @@ class Index:
     models: tuple[ModelEntry, ...]
     blobs: tuple[Blob, ...]
     volumes: tuple[tuple[Member, ...], ...]
+    base: tuple[Blob, ...] = ()
+    patches: Digest | None = None
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """What a reader must know beyond the first format, as ``bundle.json`` says it."""
+        return (*((THIN,) if self.base else ()), *((PATCH,) if self.patches else ()))
 
     @cached_property
     def sizes(self) -> Mapping[Digest, int]:
@@ -204,21 +246,15 @@ class Index:
 
     def same_content(self, other: "Index") -> bool:
         """Tell whether two indexes differ in nothing but their sequence: an unfinished one can then be resumed."""
-        return (self.label, self.volume_size, self.models, self.blobs, self.volumes) == (
-            other.label,
-            other.volume_size,
-            other.models,
-            other.blobs,
-            other.volumes,
-        )
+        return self == replace(other, sequence=self.sequence)
 
 
-def check_label(label: str) -> str:
-    """Return ``label`` if it can be part of a directory's name on any file system; else ``UsageProblem``."""
+def check_label(label: str, *, what: str = "label") -> str:
+    """Return ``label`` if it can be part of a file's name on any file system; else ``UsageProblem``. ``what`` it is the name of."""
     if not _LABEL.fullmatch(label):
         raise UsageProblem(
-            f"not a label: {label[:120]!r}",
-            hint="labels are letters, digits, '.', '_' and '-', at most 64, and end in no dot",
+            f"not a {what}: {label[:120]!r}",
+            hint=f"a {what} is letters, digits, '.', '_' and '-', at most 64, begins with a letter or digit and ends in no dot",
         )
     return label
 

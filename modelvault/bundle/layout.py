@@ -71,6 +71,13 @@ class FramePlan:
         return any(isinstance(part, Piece) and part.member.digest in blobs for part in self.parts)
 
 
+def beside(plans: Sequence[FramePlan], position: int, *, bare: bool) -> Iterator[int]:
+    """Name the frames right before and after one that hold no data (``bare``), or that do."""
+    for near in (position - 1, position + 1):
+        if 0 <= near < len(plans) and bare is not bool(plans[near].pieces):
+            yield near
+
+
 def padding(size: int) -> int:
     """Give the zero bytes that follow ``size`` bytes of data."""
     return -size % BLOCK

@@ -7,7 +7,7 @@ to hold is computed from the index and compared.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,10 +67,8 @@ class OpenBundle:
 
     @cached_property
     def missing(self) -> tuple[int, ...]:
-        """The volumes that are not there, or whose frame table is not."""
-        return tuple(
-            number for number in range(1, len(self.index.volumes) + 1) if not all(map(self._there, self._files(number)))
-        )
+        """The volumes that lie, each with its frame table, in none of the places."""
+        return tuple(number for number in range(1, len(self.index.volumes) + 1) if not self.places_of(number))
 
     @cached_property
     def lack(self) -> str:
@@ -79,13 +77,11 @@ class OpenBundle:
         what = "missing" if self.finished else "not written yet"
         return f"{name_volumes(self.missing)} {verb} {what}"
 
-    def _files(self, number: int) -> tuple[str, ...]:
+    def places_of(self, number: int) -> tuple[Path, ...]:
+        """Give the places where a volume and its frame table lie. A drive that fails is as one that is not there."""
         table = table_name(number)
-        signature = () if self.verify is None else (f"{table}.sig",)
-        return volume_name(number), table, *signature
-
-    def _there(self, name: str) -> bool:
-        return any(os.path.lexists(place / name) for place in self.places)
+        names = (volume_name(number), table, *(() if self.verify is None else (f"{table}.sig",)))
+        return tuple(place for place in self.places if all(os.path.lexists(place / name) for name in names))
 
     def plans(self, number: int) -> tuple[FramePlan, ...]:
         """Compute what the frames of volume ``number`` must hold."""
@@ -126,39 +122,57 @@ def _read(path: Path, limit: int) -> bytes | None:
         raise refused(error.message) from error
 
 
+def raw_index(bundle: OpenBundle) -> tuple[bytes, bytes | None]:
+    """Read the bytes of an open bundle's index again, and its signature unless that was waived.
+
+    Raises ``BundleRefused`` if no place holds that very index any more.
+    """
+    for place in bundle.places:
+        raw = _read(place / INDEX_FILE, MAX_INDEX)
+        signature = _read(place / f"{INDEX_FILE}.sig", SIGNATURE_SIZE) if bundle.verify is not None else None
+        if raw is not None and Digest.of_bytes(raw) == bundle.digest and (signature or bundle.verify is None):
+            return raw, signature
+    raise refused("its index changed while it was read")
+
+
 def load_table(bundle: OpenBundle, number: int, plans: Sequence[FramePlan]) -> FrameTable:
-    """Read and verify the frame table of a volume. Raises ``Damage``."""
-    name = table_name(number)
-    problem = Damage(f"its frame table {name} is missing")
+    """Read and verify the frame table of a volume, wherever a valid one lies. Raises ``Damage``."""
+    problem = Damage(f"its frame table {table_name(number)} is missing")
     for place in bundle.places:
         try:
-            data = _read(place / name, table_limit(len(plans)))
-            if data is None:
-                continue
-            if bundle.verify is not None and bundle.signer is not None:
-                signature = _read(place / f"{name}.sig", SIGNATURE_SIZE)
-                if signature is None:
-                    problem = Damage(f"its frame table {name} is not signed")
-                    continue
-                if bundle.verify(signature, data).fingerprint != bundle.signer.fingerprint:
-                    raise refused(f"{name} is signed by another key than the index")
-            return decode_table(data, bundle.digest, number, plans)
-        except BundleRefused as error:
-            problem = Damage(
-                f"its frame table {name} is refused: {error.message.removeprefix('the bundle is refused: ')}"
-            )
-        except ModelvaultError as error:
-            problem = Damage(f"its frame table {name} is refused: {error.message}")
+            return _load_table(bundle, place, number, plans)
+        except FileNotFoundError:
+            continue
+        except Damage as damage:
+            problem = damage
     raise problem
 
 
-@dataclass(frozen=True)
-class OpenVolume:
-    """A volume that is there, with its verified table. Frames may be read from several threads."""
+def _load_table(bundle: OpenBundle, place: Path, number: int, plans: Sequence[FramePlan]) -> FrameTable:
+    """Do so in one place. Raises ``FileNotFoundError``, ``Damage``."""
+    name = table_name(number)
+    try:
+        data = _read(place / name, table_limit(len(plans)))
+        if data is None:
+            raise FileNotFoundError(name)
+        if bundle.verify is not None and bundle.signer is not None:
+            signature = _read(place / f"{name}.sig", SIGNATURE_SIZE)
+            if signature is None:
+                raise Damage(f"its frame table {name} is not signed")
+            if bundle.verify(signature, data).fingerprint != bundle.signer.fingerprint:
+                raise refused(f"{name} is signed by another key than the index")
+        return decode_table(data, bundle.digest, number, plans)
+    except ModelvaultError as error:
+        reason = error.message.removeprefix("the bundle is refused: ")
+        raise Damage(f"its frame table {name} is refused: {reason}") from error
 
-    number: int
+
+@dataclass(frozen=True)
+class VolumeCopy:
+    """A volume's file in one place, with the table that lies beside it."""
+
+    place: Path
     table: FrameTable
-    plans: tuple[FramePlan, ...]
     descriptor: int
 
     @cached_property
@@ -166,13 +180,9 @@ class OpenVolume:
         """By how many bytes the file is longer than its frames; negative if it was cut."""
         return os.fstat(self.descriptor).st_size - self.table.size
 
-    def content(self, position: int, *, thorough: bool = False) -> bytes:
-        """Read, verify and decompress the frame at ``position`` (from 0). Raises ``Damage``.
-
-        Digest as stored, then zstd under the exact length, then every header and padding byte. The digest of the content is
-        only compared when ``thorough``: where each blob's own digest is checked, it would say nothing new.
-        """
-        frame, plan = self.table.frames[position], self.plans[position]
+    def content(self, plan: FramePlan, position: int, *, thorough: bool) -> bytes:
+        """Read, verify and decompress a frame, as ``OpenVolume.content`` does."""
+        frame = self.table.frames[position]
         try:
             stored = fsio.read_exactly(self.descriptor, frame.offset, frame.stored_length)
         except OSError as error:
@@ -191,6 +201,34 @@ class OpenVolume:
         return content
 
 
+@dataclass(frozen=True)
+class OpenVolume:
+    """A volume that is there, perhaps in several places, with its verified tables. Frames may be read from several threads."""
+
+    number: int
+    plans: tuple[FramePlan, ...]
+    copies: tuple[VolumeCopy, ...]
+
+    @property
+    def table(self) -> FrameTable:
+        """The table of the first copy."""
+        return self.copies[0].table
+
+    def content(self, position: int) -> bytes:
+        """Read, verify and decompress the frame at ``position`` (from 0), from the first copy that has it whole. Raises ``Damage``.
+
+        Digest as stored, then zstd under the exact length, then every header and padding byte. The digest of the content is not
+        compared: where each blob's own digest is checked, it would say nothing new.
+        """
+        problem: Damage | None = None
+        for copy in self.copies:
+            try:
+                return copy.content(self.plans[position], position, thorough=False)
+            except Damage as damage:
+                problem = problem or damage
+        raise problem or Damage("it is missing")
+
+
 def _compare_literals(plan: FramePlan, content: bytes) -> None:
     position = 0
     for part in plan.parts:
@@ -201,27 +239,39 @@ def _compare_literals(plan: FramePlan, content: bytes) -> None:
 
 
 @contextmanager
-def open_volume(bundle: OpenBundle, number: int) -> Iterator[OpenVolume]:
-    """Open a volume and its table. Raises ``Damage`` if it is missing, is no regular file, or has no valid table."""
+def open_volume(bundle: OpenBundle, number: int, *, uncached: bool = False) -> Iterator[OpenVolume]:
+    """Open a volume and its tables; ``uncached``: what is read shall come from the medium.
+
+    Raises ``Damage`` if it is missing, is no regular file, or has no valid table.
+    """
     plans = bundle.plans(number)
-    table = load_table(bundle, number, plans)
-    name = volume_name(number)
     problem = Damage("it is missing")
-    for place in bundle.places:
-        try:
-            opened = fsio.open_regular(place / name)
-            descriptor = opened.__enter__()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            problem = Damage(f"it cannot be read: {(error.strerror or str(error)).lower()}")
-            continue
-        except ModelvaultError:
-            problem = Damage("it is not a regular file")
-            continue
-        try:
-            yield OpenVolume(number, table, plans, descriptor)
-        finally:
-            opened.__exit__(None, None, None)
-        return
-    raise problem
+    with ExitStack() as stack:
+        copies = []
+        for place in bundle.places:
+            try:
+                copies.append(_open_copy(bundle, place, number, plans, stack))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except Damage as damage:
+                problem = damage
+        if not copies:
+            raise problem
+        if uncached:
+            for copy in copies:
+                fsio.forget_cached(copy.descriptor)
+        yield OpenVolume(number, plans, tuple(copies))
+
+
+def _open_copy(
+    bundle: OpenBundle, place: Path, number: int, plans: tuple[FramePlan, ...], stack: ExitStack
+) -> VolumeCopy:
+    table = _load_table(bundle, place, number, plans)
+    try:
+        return VolumeCopy(place, table, stack.enter_context(fsio.open_regular(place / volume_name(number))))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise Damage(f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except ModelvaultError as error:
+        raise Damage("it is not a regular file") from error

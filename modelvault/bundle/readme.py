@@ -5,7 +5,7 @@ import textwrap
 
 from modelvault.bundle.index import Index, table_name, volume_name
 
-_TEXT = """\
+_HEAD = """\
 This directory is a modelvault bundle: language models on their way to a machine without a network.
 
   label     {label}
@@ -18,29 +18,51 @@ With modelvault on the receiving machine
 
   modelvault import {directory}
 
-Without modelvault: tar, zstd, sha256sum and openssl are enough. Run these in this directory.
+"""
+_PATCH = """\
+This is a patch: it holds pieces of an earlier bundle that was damaged on its way. Without modelvault nothing can be done with it.
+"""
+_THIN = """\
+The bundle is thin: it leaves out files that the receiving machine has already ({left_out}). Without modelvault, name the DIR that an
+earlier bundle was restored to.
 
-1. Check that nothing was damaged on the way. {sums}
+"""
+_RESTORE = """\
+Without modelvault: restore.sh
 
-     sha256sum -c SHA256SUMS
+It checks the bundle and restores it with a shell, tar, zstd and sha256sum; openssl 3 for the signature. DIR becomes an OCI image
+layout; --files gives each model's files their own names, in a directory for each model:
 
-2. Check who made it (openssl 3). {key}.pub lies here for convenience only: an attacker could have put their own in its place.
+  sh restore.sh --key {key}.pub --files MODELS DIR
+
+If the volumes lie on several drives, name their directories after DIR, or run it once with each drive.
+
+What checks must not come with what is checked. Whoever can change the bundle can put a restore.sh here that says "checked" of anything,
+and a {key}.pub of their own. "modelvault bundle" printed the SHA-256 of both on the connected machine. Carry them separately, and compare
+before you run it:
+
+  sha256sum restore.sh {key}.pub
+
+By hand: tar, zstd, sha256sum and openssl are enough. Run these in this directory.
+
+1. Check who made it (openssl 3). {key}.pub lies here for convenience only: an attacker could have put their own in its place.
    Its fingerprint must be the one that "modelvault keys show {key}" printed on the connected machine, carried separately:
 
      openssl pkey -pubin -in {key}.pub -outform DER | sha256sum
 
-   Then the index, and with it what each volume must hold, and the frame table of each volume:
+   Then the sums, and with them every file that lies on this drive:
 
-     openssl pkeyutl -verify -pubin -inkey {key}.pub -rawin -in bundle.json -sigfile bundle.json.sig
-     for table in volume-*.json; do
-       openssl pkeyutl -verify -pubin -inkey {key}.pub -rawin -in "$table" -sigfile "$table.sig" || break
-     done
+     openssl pkeyutl -verify -pubin -inkey {key}.pub -rawin -in SHA256SUMS -sigfile SHA256SUMS.sig
+
+2. Check that nothing was damaged on the way. {sums}
+
+     sha256sum -c SHA256SUMS
 
 3. Restore. DIR is a new, empty directory with room for {size:,} bytes:
 
      for volume in volume-*.tar.zst; do zstd -dc "$volume" | tar -xf - -C DIR || break; done
 
-4. Join what was too long for one piece. Slices are numbered so that their names sort in the right order:
+4. Join what was too long for one piece, when all volumes are there. Slices are numbered so that their names sort in the right order:
 
      cd DIR
      for slices in slices/sha256/*; do
@@ -68,12 +90,14 @@ _PROSE = re.compile(r"(?:\d\. |   )?(?=\S)")
 def readme(index: Index, key: str, *, read_back: bool) -> bytes:
     """Write the text for a bundle that is signed by the key of that name."""
     models = "\n            ".join(str(entry.name) for entry in index.models)
-    text = _TEXT.format(
+    template = _HEAD + (_PATCH if index.patches else (_THIN if index.base else "") + _RESTORE)
+    text = template.format(
         label=index.label,
         sequence=index.sequence,
         models=models,
         count=len(index.volumes),
         size=index.size,
+        left_out=len(index.base),
         key=key,
         directory=index.directory_name,
         sums=_READ_BACK if read_back else _NOT_READ_BACK,

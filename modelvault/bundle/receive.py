@@ -1,286 +1,112 @@
-"""Receiving blobs from a bundle into a staging directory: verified, synced, resumable.
+"""Receiving blobs from bundles into a staging directory: verified, synced, kept for the next run if they are not whole yet.
 
-```
-<staging>/<sha256 of a blob>          its bytes, at their final length from the start
-<staging>/<sha256 of bundle.json>.log "volume frame" per line: frames whose content is in place
-```
-
-A frame of the log is not read from the drive again; what lies in staging is compared with the digest that the frame table has
-for its content.
+What has arrived is never read from a drive again, whichever drive or patch it came from, and never written over: a blob may have
+been judged by it.
 """
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import Digest
 from modelvault.bundle.content import Frontier, Verdict
-from modelvault.bundle.layout import FramePlan, Piece
+from modelvault.bundle.index import Index, Member
+from modelvault.bundle.layout import FramePlan, Piece, beside
 from modelvault.bundle.pipeline import BackgroundSync, default_threads, ordered
-from modelvault.bundle.reader import Damage, OpenBundle, OpenVolume, load_table, open_volume
+from modelvault.bundle.ranges import Ranges
+from modelvault.bundle.reader import Damage, OpenBundle, OpenVolume, open_volume
+from modelvault.bundle.staging import Arrival, Log, Staging
 from modelvault.errors import UsageProblem
 from modelvault.progress import Progress, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came of it: complete blobs (verified and synced) and where they lie, failed ones and why.
+    """What came of it: complete blobs (verified and synced) and where they lie, and why others are not complete.
 
-    ``read`` are the bytes of content taken from the drive, ``resumed`` those that an earlier run had taken.
+    ``failed`` ones are damaged or wrong where they lie; ``waiting`` ones only lack the volumes named, which are not here. ``read`` are
+    the bytes of content taken from the drives, ``resumed`` those that an earlier run had taken.
     """
 
-    blobs: Mapping[Digest, Path]
-    failed: Mapping[Digest, str]
-    read: int
-    resumed: int
+    blobs: Mapping[Digest, Path] = field(default_factory=dict)
+    failed: Mapping[Digest, str] = field(default_factory=dict)
+    waiting: Mapping[Digest, tuple[int, ...]] = field(default_factory=dict)
+    read: int = 0
+    resumed: int = 0
 
 
 def receive(
-    bundle: OpenBundle, wanted: Collection[Digest], staging: Path, progress: Progress, *, threads: int | None = None
+    bundle: OpenBundle,
+    wanted: Collection[Digest],
+    staging: Path,
+    progress: Progress,
+    *,
+    patches: Sequence[OpenBundle] = (),
+    threads: int | None = None,
 ) -> Received:
-    """Take blobs out of a bundle. What is missing or damaged fails only the blobs that need it; the reason names the place.
+    """Take blobs out of a bundle and the patches that mend it. What is missing or damaged fails only the blobs that need it.
 
-    Run it again with the same staging directory to go on after an interruption. Raises ``NoSpace`` when the disk of ``staging``
-    is full, ``UsageProblem`` for a blob that the bundle does not list.
+    Run it again with the same staging directory, and other drives, to go on. Raises ``NoSpace`` when the disk of ``staging`` is full,
+    ``UsageProblem`` for a blob that the bundle does not list.
     """
     for blob in wanted:
         if blob not in bundle.index.sizes:
             raise UsageProblem(f"the bundle does not hold the blob {blob}")
-    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _Receiver(bundle, frozenset(wanted), staging, progress).run(threads or default_threads())
+    place = Staging(staging)
+    place.keep_index(bundle)
+    return _Receiver((bundle, *patches), frozenset(wanted), place).run(progress, threads or default_threads())
 
 
-class _Log:
-    """The frames that are in place. A killed process leaves at most its last line torn; that line is dropped."""
+def volumes_wanted(
+    index: Index, blobs: Collection[Digest], arrived: Mapping[Digest, Ranges]
+) -> dict[Digest, tuple[int, ...]]:
+    """Name, for each of these blobs, the volumes that hold something of it which has not arrived."""
+    wanted: dict[Digest, list[int]] = {}
+    for number, members in enumerate(index.volumes, 1):
+        for member in members:
+            if member.is_blob and member.digest in blobs and _lacks(member, arrived):
+                wanted.setdefault(member.digest, []).append(number)
+    return {blob: tuple(dict.fromkeys(numbers)) for blob, numbers in wanted.items()}
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        data = fsio.read_exactly(self._descriptor, 0, os.fstat(self._descriptor).st_size)
-        good = data.rfind(b"\n") + 1
-        os.ftruncate(self._descriptor, good)
-        self._lines = set(data[:good].splitlines())
 
-    def holds(self, volume: int, position: int) -> bool:
-        return b"%d %d" % (volume, position) in self._lines
+def _lacks(member: Member, arrived: Mapping[Digest, Ranges]) -> bool:
+    ranges = arrived.get(member.digest)
+    return bool(member.size) and (ranges is None or not ranges.covers(member.offset, member.size))
 
-    def add(self, volume: int, position: int) -> None:
-        os.write(self._descriptor, b"%d %d\n" % (volume, position))
 
-    def close(self) -> None:
-        os.close(self._descriptor)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a blob that have not arrived: where in the blob, and where in the content of a frame."""
+
+    blob: Digest
+    offset: int
+    length: int
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """One frame's content in place, or why not; then ``damaged`` is the frame that the reason is about."""
+    """The parts of one frame, in place; or what is damaged, and ``frame`` (from 0) says where."""
 
-    position: int
+    parts: Sequence[_Part]
     content: bytes | Damage
-    resumed: bool = False
-    damaged: int = -1
+    arrivals: Sequence[Arrival] = ()
+    frame: int = -1
 
 
-class _Receiver:
-    """One run."""
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """A volume to be read, and what it is called."""
 
-    def __init__(self, bundle: OpenBundle, wanted: frozenset[Digest], staging: Path, progress: Progress) -> None:
-        self._bundle = bundle
-        self._wanted = wanted
-        self._staging = staging
-        self._progress = progress
-        self._alive = set(wanted)
-        self._failed: dict[Digest, str] = {}
-        self._complete: dict[Digest, Path] = {}
-        self._frontier = Frontier(bundle.index.sizes)
-        self._read = 0
-        self._resumed = 0
-
-    def run(self, threads: int) -> Received:
-        sizes = self._bundle.index.sizes
-        log = _Log(self._staging / f"{self._bundle.digest.hex}.log")
-        numbers = self._bundle.index.volumes_of(self._wanted)
-        total = sum(sizes[blob] for blob in self._wanted)
-        with (
-            contextlib.closing(log),
-            fsio.no_space_at(self._staging),
-            ThreadPoolExecutor(threads) as pool,
-            self._progress.task("receiving", total, overall=True) as task,
-        ):
-            self._look_ahead(numbers)
-            fsio.require_space(self._staging, self._unallocated())
-            with BackgroundSync() as sync:
-                self._create(sync)
-                for number in numbers:
-                    self._volume(number, _Run(pool, threads + 1, log, sync, task))
-            fsio.fsync_directory(self._staging)
-        return Received(self._complete, self._failed, self._read, self._resumed)
-
-    def _look_ahead(self, numbers: Collection[int]) -> None:
-        """Fail what needs a volume that is not there, before hours are spent on the rest of it."""
-        missing = set(self._bundle.missing)
-        for number in numbers:
-            if number in missing:
-                self._fail_volume(number, self._bundle.lack)
-                continue
-            try:
-                with open_volume(self._bundle, number):
-                    pass
-            except Damage as damage:
-                self._fail_volume(number, f"volume {number}: {damage.reason}")
-
-    def _unallocated(self) -> int:
-        """Count the bytes for which the staging directory has no blocks yet."""
-        missing = 0
-        for blob in self._alive:
-            try:
-                status = self._path(blob).lstat()
-            except FileNotFoundError:
-                held = 0
-            else:
-                held = 512 * status.st_blocks
-            missing += max(self._bundle.index.sizes[blob] - held, 0)
-        return missing
-
-    def _create(self, sync: BackgroundSync) -> None:
-        for blob in sorted(self._alive):
-            path = self._path(blob)
-            size = self._bundle.index.sizes[blob]
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                if os.fstat(descriptor).st_size != size:
-                    os.ftruncate(descriptor, 0)
-                    fsio.preallocate(descriptor, size)
-            finally:
-                os.close(descriptor)
-            if not size:
-                self._judge(Verdict(blob, hashlib.sha256().hexdigest()), sync)
-
-    def _volume(self, number: int, run: "_Run") -> None:
-        if not any(member.digest in self._alive for member in self._bundle.index.volumes[number - 1]):
-            return
-        try:
-            with open_volume(self._bundle, number) as volume:
-                self._frames(volume, run)
-        except Damage as damage:
-            self._fail_volume(number, f"volume {number}: {damage.reason}")
-
-    def _frames(self, volume: OpenVolume, run: "_Run") -> None:
-        def take(position: int) -> _Taken:
-            return self._take(volume, position, run.log)
-
-        with contextlib.closing(ordered(run.pool, take, self._needed(volume), ahead=run.ahead)) as results:
-            for taken in results:
-                plan = volume.plans[taken.position]
-                if isinstance(taken.content, Damage):
-                    where = f"volume {volume.number}, frame {taken.damaged + 1}"
-                    for piece in plan.pieces:
-                        self._fail(piece.digest, f"{where}: {taken.content.reason}")
-                    continue
-                own = plan.own
-                if own is not None and not taken.resumed:
-                    run.log.add(volume.number, taken.position)
-                    run.sync.wrote(self._path(own.digest), own.length)
-                self._count(plan, taken, run.task)
-                for verdict in self._frontier.feed(plan, taken.content, self._is_alive):
-                    self._judge(verdict, run.sync)
-
-    def _needed(self, volume: OpenVolume) -> Iterator[int]:
-        for position, plan in enumerate(volume.plans):
-            if plan.holds(self._alive):
-                yield position
-
-    def _take(self, volume: OpenVolume, position: int, log: _Log) -> _Taken:
-        plan, own = volume.plans[position], volume.plans[position].own
-        if own is not None and log.holds(volume.number, position):
-            staged = self._staged(own)
-            if hashlib.sha256(staged).hexdigest() == volume.table.frames[position].sha256:
-                return _Taken(position, staged, resumed=True)
-        near = position
-        try:
-            # Headers and padding that have frames to themselves are compared with the data that they enclose.
-            for near in (*_around(volume.plans, position), position):
-                content = volume.content(near)
-        except Damage as damage:
-            return _Taken(position, damage, damaged=near)
-        self._store(plan, content)
-        return _Taken(position, content)
-
-    def _store(self, plan: FramePlan, content: bytes) -> None:
-        start = 0
-        with memoryview(content) as view:
-            for part in plan.parts:
-                if isinstance(part, Piece) and self._is_alive(part):
-                    descriptor = os.open(self._path(part.digest), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                    try:
-                        with view[start : start + part.length] as data:
-                            fsio.write_all(descriptor, data, part.offset)
-                    finally:
-                        os.close(descriptor)
-                start += part.length
-
-    def _staged(self, piece: Piece) -> bytes:
-        with fsio.open_regular(self._path(piece.digest)) as descriptor:
-            return fsio.read_exactly(descriptor, piece.offset, piece.length)
-
-    def _count(self, plan: FramePlan, taken: _Taken, task: Task) -> None:
-        amount = sum(piece.length for piece in plan.pieces if self._is_alive(piece))
-        if taken.resumed:
-            self._resumed += amount
-        else:
-            self._read += amount
-        task.advance(amount)
-
-    def _judge(self, verdict: Verdict, sync: BackgroundSync) -> None:
-        if verdict.right:
-            self._alive.discard(verdict.blob)
-            self._complete[verdict.blob] = self._path(verdict.blob)
-            sync.finish(self._path(verdict.blob))
-        else:
-            self._fail(verdict.blob, self._locate(verdict.blob))
-
-    def _locate(self, blob: Digest) -> str:
-        """Find the frame whose content is not what its table says, for a blob whose own digest came out wrong."""
-        for number in self._bundle.index.volumes_of({blob}):
-            plans = self._bundle.plans(number)
-            try:
-                table = load_table(self._bundle, number, plans)
-            except Damage as damage:
-                return f"volume {number}: {damage.reason}"
-            for position, plan in enumerate(plans):
-                own = plan.own
-                if own is not None and own.digest == blob:
-                    found = hashlib.sha256(self._staged(own)).hexdigest()
-                    if found != table.frames[position].sha256:
-                        return f"volume {number}, frame {position + 1}: its content is not what its table says"
-        number = self._bundle.index.volumes_of({blob})[-1]
-        return f"volume {number}: what it holds as {self._bundle.index.called(blob)} has another digest"
-
-    def _fail_volume(self, number: int, reason: str) -> None:
-        for member in self._bundle.index.volumes[number - 1]:
-            if member.is_blob and member.size:
-                self._fail(member.digest, reason)
-
-    def _fail(self, blob: Digest, reason: str) -> None:
-        if blob in self._alive:
-            self._alive.discard(blob)
-            self._failed[blob] = reason
-
-    def _is_alive(self, piece: Piece) -> bool:
-        return piece.member.is_blob and piece.digest in self._alive
-
-    def _path(self, blob: Digest) -> Path:
-        return self._staging / blob.hex
-
-
-def _around(plans: Sequence[FramePlan], position: int) -> tuple[int, ...]:
-    """Name the frames beside one that hold no data."""
-    beside = (near for near in (position - 1, position + 1) if 0 <= near < len(plans))
-    return tuple(near for near in beside if not plans[near].pieces)
+    bundle: OpenBundle
+    number: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +115,222 @@ class _Run:
 
     pool: ThreadPoolExecutor
     ahead: int
-    log: _Log
+    log: Log
     sync: BackgroundSync
     task: Task
+
+
+class _Receiver:
+    """One run. Only the thread that runs it changes anything here; the others read frames and put them in their place."""
+
+    def __init__(self, sources: Sequence[OpenBundle], wanted: frozenset[Digest], staging: Staging) -> None:
+        self._sources = sources
+        self._staging = staging
+        self._sizes = {blob: sources[0].index.sizes[blob] for blob in wanted}
+        self._open = set(wanted)
+        self._arrived = {blob: Ranges() for blob in wanted}
+        self._damaged: dict[Digest, list[tuple[_Part, str]]] = {}
+        self._failed: dict[Digest, str] = {}
+        self._complete: dict[Digest, Path] = {}
+        self._frontier = Frontier(self._sizes)
+        self._read = 0
+        self._resumed = 0
+
+    def run(self, progress: Progress, threads: int) -> Received:
+        claims = [claim for claim in self._staging.arrivals() if self._possible(claim)]
+        volumes = list(self._readable())
+        with (
+            fsio.no_space_at(self._staging.directory),
+            ThreadPoolExecutor(threads) as pool,
+            progress.task("receiving", sum(self._sizes.values()), overall=True) as task,
+        ):
+            reachable = self._reachable(volumes) | {claim.blob for claim in claims}
+            fsio.require_space(self._staging.directory, self._unallocated(reachable))
+            fresh = {blob for blob in sorted(reachable) if self._staging.create(blob, self._sizes[blob])}
+            with BackgroundSync() as sync:
+                kept = self._resume(pool, threads + 1, [claim for claim in claims if claim.blob not in fresh], task)
+                with contextlib.closing(self._staging.begin_log(kept)) as log:
+                    for blob in sorted(reachable):
+                        self._settle(blob, sync)
+                    for volume in volumes:
+                        self._volume(volume, _Run(pool, threads + 1, log, sync, task))
+                for blob in reachable & self._open:
+                    sync.finish(self._staging.path(blob))
+            fsio.fsync_directory(self._staging.directory)
+        return self._outcome()
+
+    def _possible(self, claim: Arrival) -> bool:
+        return claim.offset + claim.length <= self._sizes.get(claim.blob, -1)
+
+    def _readable(self) -> Iterator[_Volume]:
+        """Find the volumes that can be read, and note what is wrong with others before hours are spent."""
+        for source in self._sources:
+            for number in sorted(set(source.index.volumes_of(self._open)) - set(source.missing)):
+                volume = _Volume(
+                    source, number, f"volume {number}{'' if source is self._sources[0] else ' of the patch'}"
+                )
+                try:
+                    with open_volume(source, number):
+                        yield volume
+                except Damage as damage:
+                    self._note_volume(volume, damage)
+
+    def _reachable(self, volumes: Sequence[_Volume]) -> set[Digest]:
+        """Give the blobs of which something can be read; an empty one needs nothing to be read."""
+        members = chain.from_iterable(volume.bundle.index.volumes[volume.number - 1] for volume in volumes)
+        found = {member.digest for member in members if member.is_blob}
+        return found & self._open | {blob for blob, size in self._sizes.items() if not size}
+
+    def _unallocated(self, blobs: Collection[Digest]) -> int:
+        """Count the bytes for which the staging directory has no blocks yet."""
+        missing = 0
+        for blob in blobs:
+            try:
+                held = 512 * self._staging.path(blob).lstat().st_blocks
+            except FileNotFoundError:
+                held = 0
+            missing += max(self._sizes[blob] - held, 0)
+        return missing
+
+    def _resume(self, pool: ThreadPoolExecutor, ahead: int, claims: Sequence[Arrival], task: Task) -> list[Arrival]:
+        """Compare what arrived before with what the log says of it; give what is as it was."""
+        kept = []
+        with contextlib.closing(ordered(pool, self._staging.content, claims, ahead=ahead)) as contents:
+            for claim, content in zip(claims, contents, strict=True):
+                # Claims come in order of their offsets, so what an earlier one covers is its part's beginning.
+                for offset, length in tuple(self._arrived[claim.blob].gaps(claim.offset, claim.length)):
+                    if content is not None:
+                        self._count(_Part(claim.blob, offset, length, offset - claim.offset), content)
+                        self._resumed += length
+                        task.advance(length)
+                if content is not None:
+                    kept.append(claim)
+        return kept
+
+    def _volume(self, volume: _Volume, run: _Run) -> None:
+        if not any(self._missing_of(volume)):
+            return
+        try:
+            with open_volume(volume.bundle, volume.number) as opened:
+                self._frames(volume, opened, run)
+        except Damage as damage:
+            self._note_volume(volume, damage)
+
+    def _frames(self, volume: _Volume, opened: OpenVolume, run: _Run) -> None:
+        take = partial(self._take, opened)
+        with contextlib.closing(ordered(run.pool, take, self._needed(opened), ahead=run.ahead)) as results:
+            for taken in results:
+                if isinstance(taken.content, Damage):
+                    self._note(taken.parts, f"{volume.name}, frame {taken.frame + 1}: {taken.content.reason}")
+                    continue
+                run.log.add(taken.arrivals)
+                for part in taken.parts:
+                    run.sync.wrote(self._staging.path(part.blob), part.length)
+                    run.task.advance(part.length)
+                    self._read += part.length
+                    self._count(part, taken.content)
+                for blob in {part.blob for part in taken.parts}:
+                    self._settle(blob, run.sync)
+
+    def _needed(self, opened: OpenVolume) -> Iterator[tuple[int, Sequence[_Part]]]:
+        """Choose the frames to be read and what of them: no byte of a volume lies in two of its frames."""
+        for position, plan in enumerate(opened.plans):
+            if parts := tuple(self._parts(plan)):
+                yield position, parts
+
+    def _parts(self, plan: FramePlan) -> Iterator[_Part]:
+        start = 0
+        for part in plan.parts:
+            if isinstance(part, Piece) and part.member.is_blob and part.digest in self._open:
+                for offset, length in self._arrived[part.digest].gaps(part.offset, part.length):
+                    yield _Part(part.digest, offset, length, start + offset - part.offset)
+            start += part.length
+
+    def _take(self, opened: OpenVolume, item: tuple[int, Sequence[_Part]]) -> _Taken:
+        """Read a frame and put its parts in their place. Runs in other threads."""
+        position, parts = item
+        near = position
+        try:
+            # Headers and padding that have frames to themselves are compared with the data that they enclose.
+            for near in (*beside(opened.plans, position, bare=True), position):
+                content = opened.content(near)
+        except Damage as damage:
+            return _Taken(parts, damage, frame=near)
+        arrivals = []
+        with memoryview(content) as view:
+            for part in parts:
+                with view[part.start : part.start + part.length] as data:
+                    self._staging.store(part.blob, part.offset, data)
+                    # Where the table has a digest of just these bytes, the next run may be the one to hold them against it.
+                    known = opened.table.frames[position].sha256 if part.length == len(content) else None
+                    sha256 = known or hashlib.sha256(data).hexdigest()
+                arrivals.append(Arrival(part.blob, part.offset, part.length, sha256))
+        return _Taken(parts, content, arrivals)
+
+    def _count(self, part: _Part, content: bytes) -> None:
+        """Note that a part is in its place; hash it at once if all before it was."""
+        self._arrived[part.blob].add(part.offset, part.length)
+        if self._frontier.position(part.blob) == part.offset:
+            with memoryview(content) as view, view[part.start : part.start + part.length] as data:
+                self._judge(self._frontier.advance(part.blob, data))
+
+    def _settle(self, blob: Digest, sync: BackgroundSync) -> None:
+        """Judge a blob that is all there; what came out of order is hashed where it lies."""
+        if blob not in self._open or not self._arrived[blob].covers(0, self._sizes[blob]):
+            pass
+        elif not self._sizes[blob]:
+            self._judge(Verdict(blob, hashlib.sha256().hexdigest()))
+        else:
+            for data in self._staging.stream(blob, self._frontier.position(blob)):
+                self._judge(self._frontier.advance(blob, data))
+        if blob in self._complete:
+            sync.finish(self._staging.path(blob))
+
+    def _judge(self, verdict: Verdict | None) -> None:
+        if verdict is None:
+            return
+        self._open.discard(verdict.blob)
+        if verdict.right:
+            self._complete[verdict.blob] = self._staging.path(verdict.blob)
+        else:
+            self._failed[verdict.blob] = self._blame(verdict.blob)
+            self._staging.path(verdict.blob).unlink()  # nobody knows which byte is wrong: all of it has to come again
+
+    def _blame(self, blob: Digest) -> str:
+        """Find out where a blob whose digest came out wrong went wrong: on our disk, or where it was written."""
+        for claim in self._staging.arrivals():
+            if claim.blob == blob and self._staging.content(claim) is None:
+                return f"{self._where(claim)}its content is not what its table says"
+        index = self._sources[0].index
+        return f"volume {index.volumes_of({blob})[-1]}: what it holds as {index.called(blob)} has another digest"
+
+    def _where(self, claim: Arrival) -> str:
+        """Name the volume and frame that a claim came from, if it was a frame of the bundle itself."""
+        for number in self._sources[0].index.volumes_of({claim.blob}):
+            for position, plan in enumerate(self._sources[0].plans(number), 1):
+                if plan.own is not None and (plan.own.digest, plan.own.offset) == (claim.blob, claim.offset):
+                    return f"volume {number}, frame {position}: "
+        return ""
+
+    def _missing_of(self, volume: _Volume) -> Iterator[_Part]:
+        for member in volume.bundle.index.volumes[volume.number - 1]:
+            if member.is_blob and member.digest in self._open:
+                for offset, length in self._arrived[member.digest].gaps(member.offset, member.size):
+                    yield _Part(member.digest, offset, length)
+
+    def _note_volume(self, volume: _Volume, damage: Damage) -> None:
+        self._note(self._missing_of(volume), f"{volume.name}: {damage.reason}")
+
+    def _note(self, parts: "Iterator[_Part] | Sequence[_Part]", reason: str) -> None:
+        for part in parts:
+            self._damaged.setdefault(part.blob, []).append((part, reason))
+
+    def _outcome(self) -> Received:
+        """Say of each blob that is not whole what keeps it: damage, if there is any; else the volumes that are not here."""
+        failed = dict(self._failed)
+        for blob in self._open & self._damaged.keys():
+            for part, reason in self._damaged[blob]:
+                if not self._arrived[blob].covers(part.offset, part.length):
+                    failed.setdefault(blob, reason)
+        waiting = volumes_wanted(self._sources[0].index, self._open - failed.keys(), self._arrived)
+        return Received(self._complete, failed, waiting, self._read, self._resumed)

@@ -36,19 +36,28 @@ def check(index: Index) -> None:
 
 
 def _check_models(index: Index) -> None:
-    if len(index.sizes) != len(index.blobs):
+    if index.base and index.patches:
+        raise ValueError("it is thin and a patch at once")
+    listed = {blob.digest: blob.size for blob in (*index.blobs, *index.base)}
+    if len(listed) != len(index.blobs) + len(index.base):
         raise ValueError("a blob is listed twice")
     _no_two_alike((str(entry.name) for entry in index.models), "two models are called")
+    left_out = frozenset(index.base)
     needed: set[Digest] = set()
     for entry in index.models:
         config = modelpack.config_digest(entry.manifest)
         if config != (Digest.of_bytes(entry.config), len(entry.config)):
             raise ValueError(f"the config of {entry.name} is not the one that its manifest names")
-        for blob in entry.blobs:
-            if index.sizes.get(blob.digest) != blob.size:
+        if not left_out.isdisjoint(entry.blobs[:2]):
+            raise ValueError(f"the manifest or config of {entry.name} is left out")
+        held = [blob for blob in entry.blobs if blob.digest in listed]
+        for blob in held if index.patches else entry.blobs:
+            if listed.get(blob.digest) != blob.size:
                 raise ValueError(f"{entry.name} needs {blob.digest} of {blob.size} bytes, which is not listed so")
-            needed.add(blob.digest)
-    if len(needed) != len(index.blobs):
+        if not held:
+            raise ValueError(f"it has no piece of {entry.name}")
+        needed.update(blob.digest for blob in held)
+    if len(needed) != len(listed):
         raise ValueError("a blob is listed that no model needs")
 
 
@@ -73,7 +82,7 @@ def _check_first_members(index: Index) -> None:
 
 
 def _check_pieces(index: Index) -> None:
-    """Every blob lies in the volumes once: whole, or as slices in ascending order without gap or overlap."""
+    """Every blob lies in the volumes once: whole, or as slices in ascending order without overlap, and without gap but in a patch."""
     covered = dict.fromkeys(index.sizes, 0)
     placed: set[Digest] = set()
     for position, member in enumerate(member for members in index.volumes for member in members):
@@ -86,10 +95,12 @@ def _check_pieces(index: Index) -> None:
             raise ValueError(f"the member {member.path[:120]!r} has another name than its content asks for")
         if member.size > MAX_MEMBER or (not member.size and size):
             raise ValueError(f"the member {member.path} has {member.size} bytes")
-        if member.offset != covered[member.digest] or (member.digest in placed and not member.size):
+        gap = member.offset - covered[member.digest]
+        if gap < 0 or (gap and not index.patches) or (member.digest in placed and not member.size):
             raise ValueError(f"the member {member.path} leaves a gap or covers something twice")
         placed.add(member.digest)
-        covered[member.digest] += member.size
+        covered[member.digest] = member.offset + member.size
     for digest, size in index.sizes.items():
-        if digest not in placed or covered[digest] != size:
-            raise ValueError(f"the volumes do not hold all of {digest}")
+        end = covered[digest]
+        if digest not in placed or end > size or (end < size and not index.patches):
+            raise ValueError(f"the volumes do not hold all of {digest}, or more than that")

@@ -27,7 +27,6 @@ class Job:
 
     index: Index
     digest: Digest
-    directory: Path
     blobs: BlobReader
     frontier: Frontier
     journal: Journal
@@ -63,11 +62,12 @@ class _Made:
 class VolumeWriter:
     """One volume of one run."""
 
-    def __init__(self, job: Job, number: int) -> None:
-        """Prepare volume ``number``."""
+    def __init__(self, job: Job, number: int, directory: Path) -> None:
+        """Prepare volume ``number``, to lie in ``directory``."""
         self._job = job
         self._number = number
-        self._path = job.directory / volume_name(number)
+        self._directory = directory
+        self._path = directory / volume_name(number)
         self._plans: Sequence[FramePlan] = tuple(layout.frames(job.index.volumes[number - 1]))
         self._whole = hashlib.sha256() if job.sums else None
         self._done = 0
@@ -76,7 +76,7 @@ class VolumeWriter:
         """Bring the volume to its end and sign its table."""
         job = self._job
         with (
-            drive.faults(job.directory, needed=self._to_come),
+            drive.faults(self._directory, needed=self._to_come),
             drive.open_for_update(self._path) as descriptor,
         ):
             resumed = self._check_earlier(descriptor)
@@ -87,17 +87,41 @@ class VolumeWriter:
             if len(frames) < len(self._plans):
                 # While the volume is open, nothing signed may vouch for it.
                 self._remove_table()
-                self._verify_again()
+                self._rewind()
                 self._write_rest(descriptor, end)
             os.fsync(descriptor)
             job.journal.sync()
             table = FrameTable(job.digest, self._number, job.journal.frames(self._number))
             documents = self._sign(table)
+        job.journal.close_volume(self._number)
         return WrittenVolume(table, documents, self._whole.hexdigest() if self._whole else None, resumed)
 
     def _to_come(self) -> int:
         later = sum(layout.volume_length(members) for members in self._job.index.volumes[self._number :])
         return later + sum(plan.length for plan in self._plans[self._done :])
+
+    def recall(self) -> FrameTable | None:
+        """Give the table of a volume that is safe on a drive which is not here; ``None`` if it must be written again after all.
+
+        What it holds of a blob not all of which was read yet is held against the vault's copy: that may have changed since.
+        """
+        frames = self._job.journal.frames(self._number)
+        for plan, frame in zip(self._plans, frames, strict=True):
+            made = None
+            if any(self._unverified(piece) for piece in plan.pieces):
+                content = self._job.blobs.content(plan)
+                if hashlib.sha256(content).hexdigest() != frame.sha256:
+                    self.begin_again()
+                    return None
+                made = _Made(plan, frame, content, ())
+            self._passed(plan, self._digest(made) if made else ())
+        return FrameTable(self._job.digest, self._number, frames)
+
+    def begin_again(self) -> None:
+        """Count nothing of what was written, so that another drive can take the volume."""
+        self._job.journal.reset(self._number, 0)
+        self._job.task.advance(-sum(plan.length for plan in self._plans[: self._done]))
+        self._done = 0
 
     def withdraw(self, blob: Digest) -> None:
         """Unsign what holds a piece of a bad blob, and have it written anew by the next run."""
@@ -109,7 +133,7 @@ class VolumeWriter:
 
     def _remove_table(self) -> None:
         name = table_name(self._number)
-        for path in (self._job.directory / name, self._job.directory / f"{name}.sig"):
+        for path in (self._directory / name, self._directory / f"{name}.sig"):
             drive.remove(path)
 
     def _sign(self, table: FrameTable) -> dict[str, bytes]:
@@ -117,7 +141,7 @@ class VolumeWriter:
         name = table_name(self._number)
         documents = {name: data, f"{name}.sig": self._job.signer.sign(data)}
         for file, content in documents.items():
-            drive.put(self._job.directory, file, content)
+            drive.put(self._directory, file, content)
         return documents
 
     def _check_earlier(self, descriptor: int) -> int:
@@ -144,7 +168,7 @@ class VolumeWriter:
                     )
                     job.journal.reset(self._number, count)
                     break
-                self._passed(made, self._digest(made))
+                self._passed(made.plan, self._digest(made))
                 resumed += made.plan.length
         return resumed
 
@@ -159,16 +183,25 @@ class VolumeWriter:
                 return None
         return _Made(plan, frame, content, (stored,))
 
-    def _verify_again(self) -> None:
-        """Take back that a blob was verified if frames of it are to be written again: the vault's copy may have changed since.
+    def _rewind(self) -> None:
+        """Bring the digests of blobs back to where the frames begin that are to be written now.
 
-        What lies before those frames is right, on the drive as in the digest; it is only hashed.
+        A blob that was verified before no longer is if frames of it are written again: the vault's copy may have changed since. So is
+        one whose digest had run ahead on another drive. What lies before those frames is right; it is only hashed.
         """
         job = self._job
+        if job.index.patches is not None:
+            return  # of a patch's blobs not all bytes pass by: they were verified before
+        seen = set()
         for plan in self._plans[self._done :]:
             for piece in plan.pieces:
-                if piece.member.is_blob and job.journal.verified(piece.digest):
+                if not piece.member.is_blob or piece.digest in seen:
+                    continue
+                seen.add(piece.digest)
+                verified = job.journal.verified(piece.digest)
+                if verified:
                     job.journal.forget_blob(piece.digest)
+                if verified or job.frontier.position(piece.digest) != piece.offset:
                     job.frontier.catch_up(piece.digest, job.blobs.stream(piece.digest, piece.offset))
 
     def _write_rest(self, descriptor: int, offset: int) -> None:
@@ -188,7 +221,7 @@ class VolumeWriter:
                 job.journal.add_frame(self._number, frame)
                 offset = frame.end
                 syncer.wrote(self._path, frame.stored_length)
-                self._passed(made, verdicts)
+                self._passed(made.plan, verdicts)
 
     def _settle(self, writing: Future[None], descriptor: int, offset: int) -> None:
         try:
@@ -226,11 +259,11 @@ class VolumeWriter:
             for part in stored:
                 self._whole.update(part)
 
-    def _passed(self, made: _Made, verdicts: Sequence[Verdict]) -> None:
+    def _passed(self, plan: FramePlan, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
             self._job.journal.add_blob(verdict.blob)
         self._done += 1
-        self._job.task.advance(made.plan.length)
+        self._job.task.advance(plan.length)
 
     def _unverified(self, piece: Piece) -> bool:
         return piece.member.is_blob and not self._job.journal.verified(piece.digest)

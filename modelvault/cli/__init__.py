@@ -1,9 +1,35 @@
 """The command line: parse, call one operation, render. No logic lives here, and nothing heavy is imported to show help."""
 
+import os
+import signal
+import sys
+
 
 def main() -> None:
     """Run the command line; the console script and ``python -m modelvault`` enter here."""
-    # Imported late: the package must be importable (by the docs, by tests) without Typer building every command.
-    from modelvault.cli.app import app
+    if sys.stdout is None:  # closed: a file of the vault must not get its number
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
+    try:
+        try:
+            # Imported late: the package must be importable (by the docs, by tests) without Typer building every command.
+            from modelvault.cli.app import app
 
-    app()
+            app()
+        finally:
+            _let_go()
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # all others are the commands': this one is of what they print
+        # What could not be written must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader that has seen enough, as `head`
+            print(f"error: cannot write the output: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _let_go() -> None:
+    """From here on a signal ends the process silently: Python would wait for its threads, and show where it was."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):  # one that was ignored from the beginning stays so
+            signal.signal(number, signal.SIG_DFL)

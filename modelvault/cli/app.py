@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelvault import __version__
-from modelvault.cli import keys, registry
+from modelvault.cli import keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.catalog import catalog
@@ -67,5 +67,6 @@ _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
 _command()(serve)
 _command()(catalog)
+app.add_typer(receipt.app, name="receipt")
 app.add_typer(keys.app, name="keys")
 app.add_typer(registry.app, name="registry")

@@ -6,10 +6,12 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from modelvault.progress import Task
+from modelvault.errors import Interrupted, UsageProblem
+from modelvault.progress import Progress, Task
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -22,7 +24,7 @@ _LINE_EVERY = 10.0  # seconds between plain progress lines of the task for the w
 def human_size(size: float) -> str:
     """Write bytes for people, in powers of 1000 as drives and the Hub count: ``4.92 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:  # noqa: PLR2004 (the step between units)
+        if abs(size) < 999.5:  # noqa: PLR2004 (what is rounded to 1000 is 1 of the next unit)
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.2f} TB"
@@ -51,13 +53,18 @@ def terminal_width(stream: TextIO) -> int:
 
 
 def wrapped(text: str, stream: TextIO) -> str:
-    """Break prose at the width of a terminal; elsewhere it stays on one line. A command in backticks is never broken."""
+    """Break prose at the width of a terminal; elsewhere it stays on one line.
+
+    A command in backticks is never broken, nor one on an indented line of its own.
+    """
     if not stream.isatty():
         return text
     width = terminal_width(stream)
     lines = (_CODE.sub(lambda code: code[0].replace(" ", _GLUE), line) for line in text.split("\n"))
     broken = (
-        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        line
+        if line.startswith("  ")
+        else textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         for line in lines
     )
     return "\n".join(broken).replace(_GLUE, " ")
@@ -190,3 +197,38 @@ class LineProgress:
 def console_progress() -> BarProgress | LineProgress:
     """Choose by what stderr is."""
     return BarProgress(sys.stderr) if sys.stderr.isatty() else LineProgress(sys.stderr)
+
+
+def ask(question: str) -> str | None:
+    """Ask for a line on the terminal; ``None`` where nobody can be asked, or Ctrl-D was the answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    answer = ""
+    try:
+        print(f"{question}: ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+    finally:
+        if not answer:  # the cursor stands behind the question, or the ^C
+            print(file=sys.stderr)
+    return answer.strip() or None
+
+
+def drive_prompt(progress: Progress) -> Callable[[str], None]:
+    """Give a function that says which drive is wanted, and comes back when the user has pressed Enter.
+
+    Raises ``UsageProblem`` where nobody can be asked. The function raises ``Interrupted`` when there is no answer.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageProblem(
+            "--swap needs a terminal: somebody has to change the drives",
+            hint="run it on a terminal, or name all drives: --to A --to B",
+        )
+
+    def ask(message: str) -> None:
+        progress.log(f"{message}; then press Enter")
+        if not sys.stdin.readline():
+            raise Interrupted(
+                "nobody changed the drive", hint="run the same command again: it goes on where it stopped"
+            )
+
+    return ask

@@ -10,6 +10,7 @@ from modelvault.cli.console import human_size, human_time
 from modelvault.cli.install import Engines, Link, Modelfile, Owner, engine_lines
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
+from modelvault.cli.verify import Site
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
@@ -36,12 +37,18 @@ def import_(
     allow_older: Annotated[
         bool, typer.Option("--allow-older", help="Import though a newer bundle of this label was imported.")
     ] = False,
+    receipt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a receipt of what is here then, to be carried back.")
+    ] = None,
+    site: Site = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Verify a bundle and install its models.
 
     Its models go into the vault and into the engines found here.
+    The drives of one bundle are imported together or one by one, in any order: what has arrived is kept until the rest comes.
+    A patch is imported together with the bundle that it mends, or alone after it.
     Without --engine: GGUF models go to Ollama, safetensors formats to vLLM, where these are found.
 
     \b
@@ -49,6 +56,7 @@ def import_(
       modelvault import
       modelvault import /media/ssd --engine ollama --engine vllm=/srv/hub
       modelvault import /media/ssd --only llama-3.1-8b --as llama3.1:8b
+      modelvault import /media/a /media/b --receipt /media/b
     """
     from modelvault.artifact import ModelName
     from modelvault.config import default_home
@@ -63,6 +71,8 @@ def import_(
             placement=Placement.parse(engine or [], name=as_name, link=link, owner=owner, modelfile=modelfile),
             allow_unsigned=allow_unsigned,
             allow_older=allow_older,
+            receipt=receipt and receipt.expanduser(),
+            site=site,
             dry_run=dry_run,
         )
         with Vault.prospective(default_home(), log=progress.log) as vault:
@@ -77,6 +87,11 @@ def lines(result: "ImportsResult") -> Iterator[str]:
         if number:
             yield ""
         yield from _import_lines(outcome)
+    if result.receipt is not None:
+        from modelvault.cli.receipt import written_lines
+
+        yield ""
+        yield from written_lines(result.receipt)
 
 
 def _import_lines(result: "ImportResult") -> Iterator[str]:
@@ -91,7 +106,8 @@ def _import_lines(result: "ImportResult") -> Iterator[str]:
     yield from table(("model", "size", "from the drive", "outcome"), rows, right=(1, 2))
     for model in result.models:
         if model.reason:
-            yield f"  {model.name}: {model.reason}"
+            named = model.reason.startswith(model.name)
+            yield f"  {model.reason}" if named else f"  {model.name}: {model.reason}"
     for disk in result.disks:
         yield f"needs {human_size(disk.needed)} of {human_size(disk.free)} that are free on the file system of {disk.path}"
     yield from _sum(result)
@@ -100,20 +116,23 @@ def _import_lines(result: "ImportResult") -> Iterator[str]:
 
 def _outcome(model: "ImportModel", installs: "Sequence[EngineStep]") -> str:
     steps = [step for step in installs if step.model == model.name]
-    if model.outcome == "installed" and all(step.already for step in steps):
+    if steps and "installed" in model.outcome and all(step.already for step in steps):
         return "installed already"
-    return "here already" if model.outcome == "received" and not model.new_bytes else model.outcome
+    return "here already" if "received" in model.outcome and not model.new_bytes else model.outcome
 
 
 def _sum(result: "ImportResult") -> Iterator[str]:
-    """Say what came off the drive; nothing if nothing could."""
-    here = [model for model in result.models if model.outcome != "refused"]
-    if result.dry_run or not here:
+    """Say what came off the drives, and what is still to come."""
+    from modelvault.bundle.index import name_volumes
+
+    if result.wanted:
+        yield f"still to come: {name_volumes(result.wanted)}"
+    if result.dry_run:
         return
-    received, took = sum(model.new_bytes for model in here), human_time(result.seconds)
-    if not received:
+    took = human_time(result.seconds)
+    if result.received or result.resumed:
+        resumed = f", of which {human_size(result.resumed)} were here already" if result.resumed else ""
+        yield f"verified and received {human_size(result.received + result.resumed)}{resumed}, in {took}"
+        yield f"  into {result.vault}"
+    elif all(model.outcome != "refused" for model in result.models):
         yield f"everything was here already: nothing was read from the drive ({took})"
-        return
-    resumed = f", of which {human_size(result.resumed)} were here already" if result.resumed else ""
-    yield f"verified and received {human_size(received)}{resumed}, in {took}"
-    yield f"  into {result.vault}"

@@ -1,6 +1,6 @@
 """``modelvault inspect``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,11 +68,10 @@ def _file_lines(item: "Inspected", *, metadata: bool) -> Iterator[str]:
         yield from metadata_lines(item.metadata)
 
 
-def metadata_lines(metadata: "dict[str, Scalar | ArraySummary] | object") -> Iterator[str]:
+def metadata_lines(metadata: "Mapping[str, Scalar | ArraySummary]") -> Iterator[str]:
     """Show metadata, one key a line; long values are cut, arrays are summed up."""
     from modelvault.artifact import ArraySummary
 
-    assert hasattr(metadata, "items")
     for key, value in metadata.items():
         if isinstance(value, ArraySummary):
             text = f"{value.length:,} x {value.element} ({value.digest.short})"

@@ -28,7 +28,7 @@ Link = Annotated[
     str,
     typer.Option(
         metavar="auto|hard|reflink|copy",
-        help="How bytes get into the engine's directory.",
+        help="How weights get into the engine's directory; the rest is copied.",
         autocompletion=completion.links,
     ),
 ]
@@ -67,7 +67,7 @@ def install(
 
     def work(progress: "Progress") -> "InstallResult":
         placement = Placement.parse(engine or [], name=as_name, link=link, owner=owner, modelfile=modelfile)
-        with Vault.open(default_home(), create=False, log=progress.log) as vault:
+        with Vault.existing(default_home(), log=progress.log) as vault:
             return install(vault, ModelName(model), placement, progress, dry_run=dry_run)
 
     run("install", as_json, work, lambda result: engine_lines(result.installs, dry_run=result.dry_run))
@@ -90,8 +90,8 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
         return
     yield ""
     yield "next:"
-    for step in steps:
-        yield from (f"  {line}" for line in step.next_steps)
+    # One server serves all models of a directory.
+    yield from dict.fromkeys(f"  {line}" for step in steps for line in step.next_steps)
 
 
 def uninstall(
@@ -120,7 +120,7 @@ def uninstall(
     from modelvault.vault import Vault
 
     def work(_: object) -> "UninstallResult":
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.existing(default_home()) as vault:
             return uninstall(vault, model, engine)
 
     run("uninstall", as_json, work, _uninstalled)

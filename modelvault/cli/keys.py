@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from modelvault.cli.console import ask
 from modelvault.cli.help import Command
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
@@ -20,13 +21,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+AsRole = Annotated[
+    Literal["bundle", "receipt"],
+    typer.Option(
+        metavar="ROLE",
+        help="What the key signs: `bundle`, or `receipt` for a site's receipts and requests.",
+        show_default=False,
+    ),
+]
+
 
 def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, create: bool = True) -> None:
     from modelvault.config import default_home
     from modelvault.vault import Vault
 
     def opened(_: object) -> "KeysResult":
-        with Vault.open(default_home(), create=create) as vault:
+        with (Vault.open if create else Vault.existing)(default_home()) as vault:
             return work(vault)
 
     run(f"keys {command}", as_json, opened, lines)
@@ -34,18 +44,26 @@ def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, 
 
 @app.command(cls=Command)
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the key.")] = "default",
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="What to call the key: `default`, or the site's name, if left away."),
+    ] = None,
+    role: AsRole = "bundle",
     as_json: Json = False,
 ) -> None:
     """Make a signing key; its public half lies beside it as NAME.pub.
 
+    A key signs bundles, or with --role receipt what rides back; then NAME is the name of this site.
+
     \b
-    Example:
+    Examples:
       modelvault keys new release-2026
+      modelvault keys new lab-7 --role receipt
     """
+    from modelvault.keys import Role
     from modelvault.operations.keys import new_key
 
-    _run("new", as_json, lambda vault: new_key(vault, name))
+    _run("new", as_json, lambda vault: new_key(vault, name, Role(role)))
 
 
 @app.command("list", cls=Command)
@@ -68,7 +86,7 @@ def show(
 ) -> None:
     """Show a key's fingerprint.
 
-    Read it here, on the connected side, and carry it separately.
+    Read it on the machine where the key was made, and carry it separately.
 
     \b
     Example:
@@ -83,11 +101,13 @@ def show(
 def trust(
     file: Annotated[Path, typer.Argument(metavar="PATH", help="The public key (NAME.pub), as it lies in the bundle.")],
     fingerprint: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="What `keys show` printed on the connected side.")
+        str | None, typer.Option(metavar="FINGERPRINT", help="What `keys show` printed where the key was made.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to call the key here; the file's name by default.")
+        str | None,
+        typer.Option(metavar="NAME", help="What to call the key here, or the site's name; the file's name by default."),
     ] = None,
+    role: AsRole = "bundle",
     as_json: Json = False,
 ) -> None:
     """Accept a key's signatures from now on.
@@ -95,20 +115,19 @@ def trust(
     Its fingerprint is compared with the one you carried; without --fingerprint that is asked for on a terminal.
 
     \b
-    Example:
+    Examples:
       modelvault keys trust /media/ssd/models-1763700000.mvbundle/default.pub
+      modelvault keys trust /media/ssd/lab-7.pub --role receipt
     """
-    import sys
-
+    from modelvault.keys import Role
     from modelvault.operations.keys import trust_key
 
-    def ask() -> str | None:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            return None
-        answer: str = typer.prompt("fingerprint, as `keys show` printed it on the connected side", err=True)
-        return answer
+    question = "fingerprint, as `keys show` printed it where the key was made"
 
-    _run("trust", as_json, lambda vault: trust_key(vault, file.expanduser(), name, lambda: fingerprint or ask()))
+    def work(vault: "Vault") -> "KeysResult":
+        return trust_key(vault, file.expanduser(), name, lambda: fingerprint or ask(question), Role(role))
+
+    _run("trust", as_json, work)
 
 
 @app.command(cls=Command)
@@ -134,8 +153,8 @@ def lines(result: "KeysResult") -> Iterator[str]:
     if not result.keys:
         yield f"no keys in {result.vault}: the first bundle makes one, `modelvault keys trust` accepts another's"
         return
-    rows = [(key.name, key.role, str(key.file)) for key in result.keys]
-    yield from table(("key", "role", "file"), rows)
+    rows = [(key.name, key.role, "own" if key.own else "trusted", str(key.file)) for key in result.keys]
+    yield from table(("key", "role", "trust", "file"), rows)
     for key in result.keys:
         yield ""
         yield f"{key.name}:"

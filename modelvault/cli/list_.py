@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from modelvault.cli.bundle_lines import model_table
 from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
-from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
     from modelvault.results import ListResult
@@ -23,7 +23,7 @@ def list_models(as_json: Json = False) -> None:
     from modelvault.vault import Vault
 
     def work(_: object) -> "ListResult":
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.existing(default_home()) as vault:
             return list_models(vault)
 
     run("list", as_json, work, lines)
@@ -32,20 +32,8 @@ def list_models(as_json: Json = False) -> None:
 def lines(result: "ListResult") -> Iterator[str]:
     """Show the table, and what is not in it yet."""
     if result.models:
-        rows = [
-            (
-                model.name,
-                model.format,
-                model.quantization or "-",
-                str(model.files),
-                human_size(model.size),
-                model.manifest.short,
-            )
-            for model in result.models
-        ]
-        yield from table(("model", "format", "quantization", "files", "size", "manifest"), rows, right=(3, 4))
-        size = human_size(sum(model.size for model in result.models))
-        yield f"{counted(len(rows), 'model')}, {size} in {result.vault}"
+        yield from model_table(result.models)
+        yield f"{counted(len(result.models), 'model')}, {human_size(result.size)} in {result.vault}"
     else:
         yield f"the vault {result.vault} is empty"
     for part in result.partial:

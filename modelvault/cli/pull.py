@@ -7,6 +7,7 @@ import typer
 
 from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size, human_time
+from modelvault.cli.help import whole_number
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -33,7 +34,7 @@ def pull(
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave these files. Repeatable.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Another hub or a mirror.")] = None,
     connections: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=64, help="Connections at once; 8 by default.")
+        int | None, typer.Option(metavar="N", parser=whole_number(1, 64), help="Connections at once; 8 by default.")
     ] = None,
     limit_rate: Annotated[str | None, typer.Option(metavar="RATE", help="Bytes per second in all, as 20M.")] = None,
     allow_pickle: Annotated[
@@ -52,16 +53,15 @@ def pull(
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
     """
-    from modelvault.artifact import ModelName
     from modelvault.config import default_home, parse_size
-    from modelvault.operations.pull import PullRequest, pull
+    from modelvault.operations.pull import PullRequest, name_wanted, pull
     from modelvault.progress import Progress
     from modelvault.sources.selection import Wish
     from modelvault.vault import Vault
 
     def work(progress: Progress) -> "PullPlan | PullResult":
         request = PullRequest(
-            name=ModelName(name),
+            name=name_wanted(name),
             revision=revision,
             wish=Wish(quant, tuple(include or ()), tuple(exclude or ())),
             endpoint=endpoint,
@@ -83,7 +83,7 @@ def lines(result: "PullPlan | PullResult") -> Iterator[str]:
     plan = result if isinstance(result, PullPlan) else result.plan
     if isinstance(result, PullPlan):
         rows = [
-            (file.path, human_size(file.size), "here" if file.held == file.size else human_size(file.size - file.held))
+            (file.path, human_size(file.size), "here" if file.here == file.size else human_size(file.size - file.here))
             for file in plan.files
         ]
         yield from table(("file", "size", "to download"), rows, right=(1, 2))

@@ -45,7 +45,7 @@ def rebuild(as_json: Json = False) -> None:
 def lines(result: "RebuildResult") -> Iterator[str]:
     """Show what came back, and what did not."""
     if result.listed:
-        yield f"index.json was lost and lists again: {', '.join(result.listed)}"
+        yield f"index.json was lost or damaged, and lists again: {', '.join(result.listed)}"
     for damage in result.damage:
         yield f"cannot be read: {damage.where}: {damage.problem}"
     yield (

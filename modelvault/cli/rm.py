@@ -1,7 +1,6 @@
 """``modelvault rm`` and ``modelvault gc``."""
 
 from collections.abc import Iterator
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +34,7 @@ def rm(
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> "RemoveResult":
-        with Vault.open(default_home(), create=False, log=progress.log) as vault:
+        with Vault.existing(default_home(), log=progress.log) as vault:
             return remove(vault, ModelName(model))
 
     run("rm", as_json, work, _removed)
@@ -45,9 +44,7 @@ def _removed(result: "RemoveResult") -> Iterator[str]:
     yield f"removed {result.model} from {result.vault}"
     if result.installs:
         yield "still installed; to remove it there:"
-    for install in result.installs:
-        where = f"{install.engine}={install.directory}"
-        yield f"  modelvault uninstall {quote(install.installed_name)} --engine {quote(where)}"
+    yield from (f"  {install.removal}" for install in result.installs)
     if result.freeable is not None:
         yield f"`modelvault gc` would now free {human_size(result.freeable)}"
 
@@ -70,7 +67,7 @@ def gc(
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> "GcResult":
-        with Vault.open(default_home(), create=False, log=progress.log) as vault:
+        with Vault.existing(default_home(), log=progress.log) as vault:
             return collect(vault, dry_run=dry_run, partial=partial)
 
     run("gc", as_json, work, _collected)

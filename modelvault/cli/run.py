@@ -18,6 +18,10 @@ Result = TypeVar("Result")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
+_RESUMED = {"pull", "add", "bundle", "import"}
+"""Commands that keep what they did when they are interrupted; the others begin anew."""
+
+
 def run(
     command: str, as_json: bool, work: Callable[[Progress], Result], render: Callable[[Result], Iterable[str]]
 ) -> None:
@@ -26,9 +30,8 @@ def run(
     try:
         result = work(console_progress())
     except KeyboardInterrupt:
-        _fail(
-            command, as_json, Interrupted("interrupted", hint="run the same command again: it goes on where it stopped")
-        )
+        on = ": it goes on where it stopped" if command in _RESUMED else ""
+        _fail(command, as_json, Interrupted("interrupted", hint=f"run the same command again{on}"))
     except ModelvaultError as error:
         if error.result is not None and not as_json:
             _print_lines(render(error.result))  # type: ignore[arg-type]  # an error carries its own command's result
@@ -53,8 +56,8 @@ def run(
 def warnings_of(result: object) -> list[str]:
     """Collect the warnings of a result, each once, in order."""
     found = list(getattr(result, "warnings", ()))
-    for part in getattr(result, "imports", ()):
-        found += part.warnings
+    for part in (*getattr(result, "imports", ()), getattr(result, "receipt", None)):
+        found += getattr(part, "warnings", ())
     return list(dict.fromkeys(found))
 
 

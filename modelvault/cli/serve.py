@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelvault.cli.help import whole_number
 from modelvault.cli.run import Json
 from modelvault.cli.run import run as run_command
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int, typer.Option(metavar="N", parser=whole_number(0, 65535), help="Port to listen on; 0 takes a free one.")
     ] = 8765,
     as_json: Json = False,
 ) -> None:
@@ -35,7 +36,7 @@ def serve(
         # The packages of the extra are looked for here, so that their absence is an error like any other.
         from modelvault.serve import create_app, run
 
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.existing(default_home()) as vault:
             run(
                 create_app(vault.store),
                 host,

@@ -36,7 +36,7 @@ def show(
     from modelvault.vault import Vault
 
     def work(_: object) -> "ShowResult":
-        with Vault.open(default_home(), create=False) as vault:
+        with Vault.existing(default_home()) as vault:
             return show(vault, ModelName(model))
 
     run("show", as_json, work, lambda result: lines(result, metadata=metadata))
@@ -55,7 +55,7 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         ("commit", model.commit),
         ("license", model.license),
         ("manifest", model.manifest.hex),
-        ("published", result.published_at),
+        ("added", result.published_at),
         ("last verified", result.last_check),
         ("vault", str(result.vault)),
     )
@@ -64,8 +64,9 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         if value:
             yield f"  {label:<14}{value}"
     yield ""
-    rows = [(file.path, human_size(file.size), file.digest.short) for file in result.files]
-    yield from table(("file", "size", "sha256"), rows, right=(1,))
+    for file in result.files:
+        yield f"{file.path} ({human_size(file.size)})"
+        yield f"  {file.digest}"
     if result.installs:
         yield ""
         installs = [(line.installed_name, line.engine, line.directory) for line in result.installs]

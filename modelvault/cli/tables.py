@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
+_LEAST = 12  # characters to which a column is folded at most: below that, nobody finds a word again
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
     """Lay out rows under a header, two spaces between columns.
@@ -19,9 +21,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 def fit(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], width: int | None
 ) -> Iterator[str]:
-    """Lay out for lines of ``width`` characters at most; ``None``: as long as they are."""
+    """Lay out for lines of ``width`` characters, unless columns became too narrow to be read; ``None``: as long as they are."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > 1:
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > _LEAST:
         widths[widths.index(max(widths))] -= 1
     for row in [header, *rows]:
         for cells in zip_longest(*map(_fold, row, widths), fillvalue=""):

@@ -1,6 +1,6 @@
 """``modelvault verify``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,64 +8,71 @@ import typer
 
 from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size, human_time
+from modelvault.cli.keys import fingerprint_lines
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
-    from modelvault.artifact import ModelName
     from modelvault.progress import Progress
-    from modelvault.results import VerifyResult
+    from modelvault.results import RequestWritten, VerifyResult
+
+
+Site = Annotated[
+    str | None,
+    typer.Option("--site", metavar="NAME", help="What this site is called; said once, when its key is made."),
+]
 
 
 def verify(
     subjects: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL | BUNDLE",
-            help="Names, or paths of bundles; else all models.",
+            metavar="MODEL | PATH",
+            help="Names; or the paths that one bundle lies at; else all models.",
             autocompletion=completion.models,
         ),
     ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Check a bundle's frames though its signer is unknown.")
     ] = False,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write down what is wanted of the bundle, for bundle --answer.")
+    ] = None,
+    site: Site = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte again, and compare.
 
-    Of models at rest, or of a bundle: its frames, its signature, its index.
+    Of models at rest, or of a bundle: its frames, its signature, its index. Of a bundle on several drives it says what is here, what is
+    damaged, and what is still wanted; FILE, or the directory for it, then takes a signed request for a patch.
 
     \b
     Examples:
       modelvault verify
       modelvault verify llama-3.1-8b
       modelvault verify /media/ssd/models-1763700000.mvbundle
+      modelvault verify /media/a /media/b --request /media/b
     """
     from modelvault.config import default_home
-    from modelvault.operations.verify import verify, verify_bundle
+    from modelvault.errors import UsageProblem
+    from modelvault.operations.subjects import split_subjects
+    from modelvault.operations.verify import verify
+    from modelvault.operations.verify_bundle import Wish, verify_bundle
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> "VerifyResult":
-        names, path = split_subjects(subjects or [])
-        if path is not None:
-            keys = Vault.keys_of(default_home())
-            return verify_bundle(path, keys, progress, allow_unsigned=allow_unsigned)
-        with Vault.open(default_home(), create=False, log=progress.log) as vault:
+        names, paths = split_subjects(subjects or [])
+        if paths:
+            wish = Wish(tuple(paths), allow_unsigned, request and request.expanduser(), site)
+            with Vault.prospective(default_home(), log=progress.log) as vault:
+                return verify_bundle(vault, wish, progress)
+        if request is not None:
+            raise UsageProblem(
+                "--request is for a bundle", hint="say where it lies: modelvault verify PATH --request FILE"
+            )
+        with Vault.existing(default_home(), log=progress.log) as vault:
             return verify(vault, names, progress)
 
     run("verify", as_json, work, lines)
-
-
-def split_subjects(subjects: "Sequence[str]") -> "tuple[list[ModelName], Path | None]":
-    """Tell names of models from the path of a bundle, by the rule for all arguments. Raises ``UsageProblem`` for a mixture."""
-    from modelvault.artifact import ModelName, looks_like_path
-    from modelvault.errors import UsageProblem
-
-    paths = [Path(subject).expanduser() for subject in subjects if looks_like_path(subject)]
-    if len(paths) > 1 or (paths and len(subjects) > 1):
-        raise UsageProblem("models, or one bundle, are verified at a time", hint="run the command once for each")
-    if paths:
-        return [], paths[0]
-    return [ModelName(subject) for subject in subjects], None
 
 
 def lines(result: "VerifyResult") -> Iterator[str]:
@@ -79,3 +86,34 @@ def lines(result: "VerifyResult") -> Iterator[str]:
     if result.unit == "frame":
         yield f"signed by {result.signer}" if result.signer else "NOT signed by anyone trusted here: integrity only"
     yield f"{human_size(result.size)} in {human_time(result.seconds)} ({rate}/s)"
+    yield from _state_lines(result)
+    if result.request is not None:
+        yield from request_lines(result.request)
+
+
+def _state_lines(result: "VerifyResult") -> Iterator[str]:
+    """Show what is here of a bundle, unless that is all of it."""
+    from modelvault.bundle.index import name_volumes
+
+    if all(volume.state == "present" for volume in result.volumes):
+        return
+    for state in ("present", "damaged", "missing"):
+        if numbers := [volume.number for volume in result.volumes if volume.state == state]:
+            yield f"{state}: {name_volumes(numbers)}"
+    for model in result.models:
+        if model.state == "wanted":
+            yield f"{model.name}: still wanted from {name_volumes(model.volumes)}"
+        else:
+            yield f"{model.name}: {'all here' if model.state == 'present' else 'the rest of it has arrived already'}"
+
+
+def request_lines(request: "RequestWritten") -> Iterator[str]:
+    """Show what was asked for, and what to do with it."""
+    yield f"asked for {human_size(request.size)} in {counted(request.pieces, 'piece')}: {request.path}"
+    if request.new_key:
+        yield f"signed with the new key of {request.site}; its fingerprint, to be carried separately:"
+        yield from fingerprint_lines(request.fingerprint, request.spelled)
+    yield "next, on the connected side:"
+    if request.new_key:
+        yield f"  modelvault keys trust {request.path.with_name(f'{request.site}.pub')} --role receipt   (once)"
+    yield f"  modelvault bundle --answer {request.path} --to DIR"

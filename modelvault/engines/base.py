@@ -150,6 +150,10 @@ class InstalledFile:
         return cls(check_relative_path(path), str(Digest.parse(digest)), size, link)
 
 
+def _ignore(_: object) -> None:
+    """Hear of something, and do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstallRequest:
     """What to install where.
@@ -157,7 +161,7 @@ class InstallRequest:
     ``blob_path`` finds a blob of the vault; ``name`` is the user's ``--as``; ``owner`` the user's ``--owner`` (else the owner of
     the engine's directory); ``modelfile`` replaces the recipe's. ``previous`` is what an earlier install under the same name into this
     target recorded: what it placed may be replaced, and what of it is no longer needed is removed. ``on_bytes`` hears of bytes that
-    were copied or hashed.
+    were copied or hashed, ``on_changed`` of files of the model that we had placed, that were changed since, and that are replaced.
     """
 
     stored: StoredModel
@@ -168,7 +172,8 @@ class InstallRequest:
     owner: Owner | None = None
     modelfile: str | None = None
     previous: InstallRecord | None = None
-    on_bytes: Callable[[int], object] | None = None
+    on_bytes: Callable[[int], object] = _ignore
+    on_changed: Callable[[str], object] = _ignore
 
     @property
     def model(self) -> Model:
@@ -266,7 +271,7 @@ class Engine(Protocol):
     def plan(self, request: InstallRequest) -> InstallPlan:
         """Say what ``install`` would do. Raises ``EngineRefused`` or ``UsageProblem`` as ``install`` would.
 
-        Files that are there are judged by their size alone; ``install`` hashes them.
+        Weights that are there are judged by their size alone; ``install`` hashes them.
         """
         ...
 

@@ -1,7 +1,7 @@
 """A plain directory per model, ``DIR/<name>/`` with the files under their own names: for any engine that takes a path."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from modelvault import fsio
@@ -52,17 +52,17 @@ class FolderEngine:
     def plan(self, request: InstallRequest) -> InstallPlan:
         """Say what would be written; nothing on disk changes."""
         root = self._root(request)
-        standing = self._standing(request, hashed=False)
-        placer = Placer.of(request)
+        standing = self._standing(request, hashed=False) or {}
+        placer = Placer(request)
         files = [
             PlannedFile(
-                root / path,
-                wanted.digest,
-                wanted.size,
-                standing.get(path) or placer.predict(wanted, root),
-                there=path in standing,
+                root / file.path,
+                file.digest,
+                file.size,
+                standing.get(file.path) or placer.predict(Wanted.of(request, file), root),
+                there=file.path in standing,
             )
-            for path, wanted in _wanted(request)
+            for file in request.model.files
         ]
         if len(standing) < len(files):
             data = _marker(request, {str(file.path): file.link for file in files}).encode()
@@ -70,19 +70,26 @@ class FolderEngine:
         return InstallPlan(self.name, request.target.directory, root.name, tuple(files))
 
     def install(self, request: InstallRequest) -> InstallRecord:
-        """Fill a directory beside the final one, then give it its name in one step."""
+        """Fill a directory beside the final one, then give it its name in one step; or bring what lacks in one of this very model."""
         directory, root = request.target.directory, self._root(request)
-        placer = Placer.of(request)
+        placer = Placer(request)
         placer.make_directories(directory)
         with refusals(directory), locked(directory):
             sweep(directory)
+            if root.is_dir() and not root.is_symlink():
+                with placer.on(root) as here:
+                    sweep(here, below=True)
             fsio.require_space(directory, self.plan(request).extra_bytes)
-            kinds = self._standing(request, hashed=True)
-            if len(kinds) < len(request.model.files):
+            standing = self._standing(request, hashed=True)
+            if standing is None:
                 kinds = self._fill(request, placer, root)
+            elif len(standing) < len(request.model.files):
+                kinds = self._mend(request, placer, root, standing)
+            else:
+                kinds = standing
         files = tuple(
-            InstalledFile(f"{root.name}/{path}", str(wanted.digest), wanted.size, kinds[path])
-            for path, wanted in _wanted(request)
+            InstalledFile(f"{root.name}/{file.path}", str(file.digest), file.size, kinds[file.path])
+            for file in request.model.files
         )
         return InstallRecord(
             engine=self.name,
@@ -93,13 +100,18 @@ class FolderEngine:
             files=files,
         )
 
+    def _mend(
+        self, request: InstallRequest, placer: Placer, root: Path, standing: dict[str, LinkKind]
+    ) -> dict[str, LinkKind]:
+        """Bring what is missing or wrong in a directory of this very model, each file in one step."""
+        kinds = standing | _bring(request, placer, root, but=standing)
+        placer.write(root / MARKER, _marker(request, kinds).encode())
+        return kinds
+
     def _fill(self, request: InstallRequest, placer: Placer, root: Path) -> dict[str, LinkKind]:
-        kinds = {}
         with staging(root.parent) as fresh:
             placer.make_directories(fresh)
-            for path, wanted in _wanted(request):
-                placer.make_directories((fresh / path).parent)
-                kinds[path] = placer.bring(wanted, fresh / path)
+            kinds = _bring(request, placer, fresh)
             placer.write(fresh / MARKER, _marker(request, kinds).encode())
             if root.exists():
                 exchange(fresh, root)
@@ -115,32 +127,32 @@ class FolderEngine:
         name = ModelName(request.name) if request.name else request.model.name
         return request.target.directory / name.file_name
 
-    def _standing(self, request: InstallRequest, *, hashed: bool) -> dict[str, LinkKind]:
-        """Say which files are in place already, and how they got there.
+    def _standing(self, request: InstallRequest, *, hashed: bool) -> dict[str, LinkKind] | None:
+        """Say which files are in place already, and how they got there; ``None`` if the whole directory is to be made or replaced.
 
         Raises ``EngineRefused`` if the directory holds what is neither ours nor the same.
         """
         root = self._root(request)
         with refusals(root):
             if not root.exists() and not root.is_symlink():
-                return {}
+                return None
             if not root.is_dir():
                 raise in_the_way(root, "it is not a directory")
             marker = read_marker(root / MARKER)
             claimed = marker.files if marker else {}
-            placer = Placer.of(request, claimed=claimed)
-            found = {
-                path: kind
-                for path, wanted in _wanted(request)
-                if (kind := placer.standing(root / path, wanted, path, hashed=hashed))
-            }
-            complete = len(found) == len(request.model.files)
-            if complete and (marker is None or marker.manifest == request.stored.manifest):
+            placer = Placer(request, claimed=claimed)
+            found = {}
+            for file in request.model.files:
+                kind = placer.standing(root / file.path, Wanted.of(request, file), file.path, hashed=hashed)
+                if kind is not None:
+                    found[file.path] = kind
+            whole = len(found) == len(request.model.files)
+            if marker.manifest == request.stored.manifest if marker else whole:
                 return found
             foreign = next((path for path in _files_below(root) if path not in {*claimed, MARKER}), None)
             if foreign is not None:
                 raise in_the_way(root / foreign, "the directory holds files that are not of this model")
-            return {}
+            return None
 
     def verify(self, record: InstallRecord, fresh: Mapping[str, Path] = NOTHING_FRESH) -> list[str]:
         """Hash every file."""
@@ -185,12 +197,17 @@ class FolderEngine:
         return [f"HF_HUB_OFFLINE=1 {served}"]
 
 
-def _wanted(request: InstallRequest) -> Iterator[tuple[str, Wanted]]:
+def _bring(request: InstallRequest, placer: Placer, root: Path, *, but: Collection[str] = ()) -> dict[str, LinkKind]:
+    """Bring the model's files into ``root``, ``but`` for those that are there."""
+    kinds = {}
     for file in request.model.files:
-        yield file.path, Wanted(request.blob_path(file.digest), file.digest, file.size)
+        if file.path not in but:
+            placer.make_directories((root / file.path).parent)
+            kinds[file.path] = placer.bring(Wanted.of(request, file), root / file.path)
+    return kinds
 
 
-def _marker(request: InstallRequest, kinds: dict[str, LinkKind] | dict[str, str]) -> Marker:
+def _marker(request: InstallRequest, kinds: Mapping[str, str]) -> Marker:
     return Marker(str(request.model.name), request.stored.manifest, dict(kinds))
 
 

@@ -15,6 +15,7 @@ from modelvault.engines.base import Owner
 from modelvault.errors import EngineRefused, VaultLocked
 
 _PREFIX, _SUFFIX = ".modelvault-", ".tmp"
+_BY_DESCRIPTOR = "/proc/self/fd/"
 
 
 @contextlib.contextmanager
@@ -24,7 +25,9 @@ def refusals(path: Path) -> Iterator[None]:
         with fsio.no_space_at(path):
             yield
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str) else path
+        where = error.filename
+        if not isinstance(where, str) or where.startswith(_BY_DESCRIPTOR):
+            where = path
         reason = (error.strerror or str(error)).lower()
         hint = None
         if error.errno in {errno.EACCES, errno.EPERM}:
@@ -48,7 +51,7 @@ def standing_on(directory: Path, uid: int) -> Iterator[Path]:
         return
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        here = Path(f"/proc/self/fd/{descriptor}")
+        here = Path(f"{_BY_DESCRIPTOR}{descriptor}")
         if here.readlink() != directory.absolute():
             links = [path.lstat().st_uid for path in (directory, *directory.parents) if path.is_symlink()]
             trusted = os.fstat(descriptor).st_uid == uid if uid else bool(links) and not any(links)

@@ -14,9 +14,9 @@ from pathlib import Path
 from modelvault import fsio
 from modelvault.artifact import Algorithm, Digest, FileSpec
 from modelvault.engines.base import InstalledFile, InstallRecord, InstallRequest, LinkKind
+from modelvault.engines.caretaker import Caretaker
 from modelvault.engines.ground import in_the_way, refusals, staging_name
 from modelvault.engines.marker import Marker, read_marker
-from modelvault.engines.place import Placer
 from modelvault.errors import UsageProblem
 
 _REPOSITORY_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
@@ -157,6 +157,6 @@ def hand_over(directory: Path, layout: CacheLayout, kinds: Mapping[str, str]) ->
         shared |= set(common)
         inherited = {name: kind for name, kind in common.items() if other.files[name] == LinkKind.PRESENT}
         if inherited:
-            placer = Placer.keeping(directory, layout.marker)
-            placer.write(path, replace(other, files={**other.files, **inherited}).encode())
+            caretaker = Caretaker.keeping(directory, layout.marker)
+            caretaker.write(path, replace(other, files={**other.files, **inherited}).encode())
     return shared

@@ -152,7 +152,7 @@ class OllamaEngine:
             *store.text_layers(modelfile),
         )
         manifest = store.encode_manifest(config, layers)
-        return _Layout(name, gguf, modelfile, config, layers, manifest, _warnings(modelfile, directory))
+        return _Layout(name, gguf, modelfile, config, layers, manifest, _warnings(model, modelfile, directory))
 
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name for ``ollama run``, spelled as the store has it."""
@@ -161,7 +161,7 @@ class OllamaEngine:
     def plan(self, request: InstallRequest) -> InstallPlan:
         """Say what would be written; nothing on disk changes."""
         layout, directory = self._prepare(request), request.target.directory
-        placer = Placer.of(request)
+        placer = Placer(request)
         files = []
         for layer in layout.blobs:
             path = directory / _blob_path(layer)
@@ -169,7 +169,7 @@ class OllamaEngine:
             if layer.data is not None:
                 kind = LinkKind.PRESENT if there else LinkKind.WRITE
             else:
-                wanted = Wanted(request.blob_path(layer.digest), layer.digest, layer.size)
+                wanted = Wanted.of(request, layout.gguf)
                 standing = placer.standing(path, wanted, _blob_path(layer), hashed=False)
                 there, kind = standing is not None, standing or placer.predict(wanted, path.parent)
             files.append(PlannedFile(path, layer.digest, layer.size, kind, there=there))
@@ -203,7 +203,7 @@ class OllamaEngine:
     def install(self, request: InstallRequest) -> InstallRecord:
         """Place blobs, then the manifest, then look whether Ollama pruned a blob in between."""
         layout, directory = self._prepare(request), request.target.directory
-        placer = Placer.of(request)
+        placer = Placer(request)
         write_manifest = self._manifest_needed(request, layout)
         manifest_path = directory / layout.manifest_path
         for needed in (directory / "blobs", manifest_path.parent):
@@ -213,7 +213,7 @@ class OllamaEngine:
                 with placer.on(place) as here:
                     sweep(here)
             fsio.require_space(directory, self.plan(request).extra_bytes)
-            files = [self._place(placer, request, layer) for layer in layout.blobs]
+            files = [self._place(placer, request, layout, layer) for layer in layout.blobs]
             if write_manifest:
                 # Listing reads every file in the tree: the temporary one must lie outside.
                 placer.write(manifest_path, layout.manifest, via=directory)
@@ -238,18 +238,20 @@ class OllamaEngine:
                 self._remove(request.previous, keep={file.path for file in files})
         return record
 
-    def _place(self, placer: Placer, request: InstallRequest, layer: store.Layer) -> InstalledFile:
+    def _place(self, placer: Placer, request: InstallRequest, layout: _Layout, layer: store.Layer) -> InstalledFile:
         relative = _blob_path(layer)
         path = request.target.directory / relative
         if layer.data is not None:
             installed = InstalledFile(relative, str(layer.digest), layer.size, LinkKind.WRITE)
             problem = check_file(path, installed, NOTHING_FRESH)
-            if problem and path.exists() and not placer.was_placed(relative):
-                raise in_the_way(path, f"its content is not {layer.digest}")
+            if problem and path.exists():
+                if not placer.was_placed(relative):
+                    raise in_the_way(path, f"its content is not {layer.digest}")
+                request.on_changed(relative)
             if problem:
                 placer.write(path, layer.data)
             return installed
-        wanted = Wanted(request.blob_path(layer.digest), layer.digest, layer.size)
+        wanted = Wanted.of(request, layout.gguf)
         kind = placer.standing(path, wanted, relative, hashed=True)
         if kind is None:
             kind = placer.bring(wanted, path)
@@ -327,12 +329,14 @@ def _default_name(model: Model) -> str:
     return f"{model.name.repository}:{quantization}".lower()
 
 
-def _warnings(modelfile: Modelfile, directory: Path) -> tuple[str, ...]:
+def _warnings(model: Model, modelfile: Modelfile, directory: Path) -> tuple[str, ...]:
     warnings = []
     if modelfile.last("FROM") is not None:
-        warnings.append("the modelfile's FROM is ignored: the model in the vault is used")
+        warnings.append(f"{model.name}: the modelfile's FROM is ignored: the model in the vault is used")
     if modelfile.last("TEMPLATE") is None:
-        warnings.append("no TEMPLATE given: Ollama before 0.30 passes prompts to the model as they are typed")
+        warnings.append(
+            f"{model.name}: no TEMPLATE given: Ollama before 0.30 passes prompts to the model as they are typed"
+        )
     if (directory / "manifests-v2").is_dir():
         warnings.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
     return tuple(warnings)

@@ -4,8 +4,8 @@ Owner and mode belong to the inode, not to the name. A hard link to a vault's bl
 engine's user rewrite the blob through it. Hence the rule: same owner, hard link; else reflink (a new inode that shares blocks);
 else copy. A linked inode is never chowned or chmodded.
 
-An engine's directory may belong to a user who is not trusted while we run as root. So ownership is only ever given through an open
-descriptor of a file that we made ourselves and that has no second name, never through a path that could be swapped.
+The rule is for weights, which nobody edits by hand. A ``config.json`` that is edited in place would change the vault's blob and
+every other engine's file, if it were linked: what is not weights is always copied.
 """
 
 import contextlib
@@ -13,90 +13,51 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from modelvault import fsio
-from modelvault.artifact import Digest
-from modelvault.engines.base import InstallRequest, LinkKind, LinkMode, Owner
-from modelvault.engines.ground import in_the_way, keeper, refusals, staging_name, standing_on
-from modelvault.errors import DigestMismatch, EngineRefused, ModelvaultError
+from modelvault.artifact import FileRole, FileSpec
+from modelvault.engines.base import InstallRequest, LinkKind, LinkMode
+from modelvault.engines.caretaker import Caretaker, resolve_owner
+from modelvault.engines.checks import is_changed
+from modelvault.engines.ground import in_the_way, refusals, staging_name
+from modelvault.errors import DigestMismatch, EngineRefused
 
-FILE_MODE = 0o644
-DIRECTORY_MODE = 0o755
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file of the vault that an engine shall get: where its bytes are and what they must be."""
+    """One file of a model that an engine shall get, and where the vault has its bytes."""
 
     source: Path
-    digest: Digest
-    size: int
-
-
-def resolve_owner(directory: Path, requested: Owner | None) -> Owner:
-    """Decide who the engine's files shall belong to: as requested, else the owner of the engine's directory.
-
-    Root takes the owner of the nearest directory that exists; another user who makes the directory owns it. Raises ``EngineRefused``
-    where only root could give files to that owner.
-    """
-    uid, gids = os.geteuid(), {os.getegid(), *os.getgroups()}
-    if requested is None:
-        if uid and not directory.exists():
-            return Owner(uid, os.getegid())
-        status = fsio.existing_parent(directory).stat()
-        group = status.st_gid if uid == 0 or status.st_gid in gids else os.getegid()
-        requested = Owner(status.st_uid, group)
-    if uid and (requested.uid != uid or requested.gid not in gids):
-        raise EngineRefused(
-            f"{directory}: its files would have to belong to {requested.uid}:{requested.gid}, which only root can arrange",
-            hint=f"run the command as root or as that user, or add --owner {uid}:{os.getegid()} to keep the files yours",
-            path=str(directory),
-        )
-    return requested
-
-
-class Placer:
-    """Puts files into one engine's directory, on behalf of one owner, by one link rule."""
-
-    def __init__(
-        self,
-        owner: Owner,
-        *,
-        link: LinkMode = LinkMode.AUTO,
-        claimed: Mapping[str, str] | None = None,
-        on_bytes: Callable[[int], object] | None = None,
-    ) -> None:
-        """Remember the owner and the rule; ``claimed`` says how files (by path in the engine's directory) were placed by us before."""
-        self._owner = owner
-        self._mode = link
-        self._on_bytes = on_bytes
-        self._claimed = {path: kind for path, kind in (claimed or {}).items() if kind != LinkKind.PRESENT}
+    file: FileSpec
 
     @classmethod
-    def of(cls, request: InstallRequest, *, claimed: Mapping[str, str] | None = None) -> Self:
-        """Make one for a request; ``claimed`` defaults to what the request's ``previous`` record says.
+    def of(cls, request: InstallRequest, file: FileSpec) -> Self:
+        """Say where the vault has a file of the request's model."""
+        return cls(request.blob_path(file.digest), file)
 
+
+class Placer(Caretaker):
+    """Brings files of the vault into one engine's directory, by one link rule."""
+
+    def __init__(self, request: InstallRequest, *, claimed: Mapping[str, str] | None = None) -> None:
+        """Take the owner and the rule from a request.
+
+        ``claimed`` says how files (by path in the engine's directory) were placed by us before; else the ``previous`` record does.
         Raises ``EngineRefused`` where only root could give files to the owner.
         """
+        directory = request.target.directory
+        super().__init__(resolve_owner(directory, request.owner))
+        self._request = request
+        self._before = {directory / file.path: file for file in request.previous.files} if request.previous else {}
         if claimed is None:
-            claimed = {file.path: file.link for file in request.previous.files} if request.previous else {}
-        owner = resolve_owner(request.target.directory, request.owner)
-        return cls(owner, link=request.link, claimed=claimed, on_bytes=request.on_bytes)
-
-    @classmethod
-    def keeping(cls, directory: Path, relative: str) -> Self:
-        """Make one that mends ``relative`` in an engine's directory for whom it belongs to."""
-        owner = keeper(directory, relative) if os.geteuid() == 0 else None
-        return cls(resolve_owner((directory / relative).parent, owner))
-
-    def on(self, directory: Path) -> contextlib.AbstractContextManager[Path]:
-        """Hold on to a directory for the owner; see ``standing_on``."""
-        return standing_on(directory, self._owner.uid)
+            claimed = {file.path: file.link for file in self._before.values()}
+        self._claimed = {path: kind for path, kind in claimed.items() if kind != LinkKind.PRESENT}
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -107,23 +68,29 @@ class Placer:
         """
         if wanted.source.exists():
             _check_source(wanted)
+        mode = self._mode(wanted)
+        if mode is LinkMode.COPY:
+            return LinkKind.COPY
         parent = fsio.existing_parent(directory)
         with refusals(parent):
             reason = self._hard_link_refused(wanted.source, parent)
-        if self._mode is LinkMode.HARD and reason:
+        if mode is LinkMode.HARD and reason:
             raise _no_hard_link(wanted.source, directory, reason)
-        if self._mode in {LinkMode.AUTO, LinkMode.HARD} and not reason:
+        if mode is not LinkMode.REFLINK and not reason:
             return LinkKind.HARD
-        if self._mode is not LinkMode.COPY and fsio.can_reflink(wanted.source, parent):
+        if fsio.can_reflink(wanted.source, parent):
             return LinkKind.REFLINK
-        if self._mode is LinkMode.REFLINK:
+        if mode is LinkMode.REFLINK:
             raise _no_reflink(directory)
         return LinkKind.COPY
+
+    def _mode(self, wanted: Wanted) -> LinkMode:
+        return self._request.link if wanted.file.role is FileRole.WEIGHT else LinkMode.COPY
 
     def look(self, path: Path, wanted: Wanted, *, hashed: bool) -> LinkKind | None:
         """Say what is at ``path``: our hard link, the same bytes from elsewhere (``PRESENT``), or nothing (a dangling link too).
 
-        Without ``hashed`` the size alone decides. Raises ``EngineRefused`` for anything else that is in the way.
+        Without ``hashed`` the size alone decides for weights. Raises ``EngineRefused`` for anything else that is in the way.
         """
         received = wanted.source.exists()
         if received:
@@ -135,28 +102,35 @@ class Placer:
                 return None
             if received and not path.is_symlink() and os.path.samestat(status, wanted.source.stat()):
                 return LinkKind.HARD
-            if not stat.S_ISREG(status.st_mode) or status.st_size != wanted.size:
-                raise in_the_way(path, f"expected {wanted.size:,} bytes, found {status.st_size:,}")
-            if hashed and fsio.hash_file(path, self._on_bytes) != wanted.digest:
-                raise in_the_way(path, f"its content is not {wanted.digest}")
+            if not stat.S_ISREG(status.st_mode) or status.st_size != wanted.file.size:
+                raise in_the_way(path, f"expected {wanted.file.size:,} bytes, found {status.st_size:,}")
+            hashed = hashed or wanted.file.role is not FileRole.WEIGHT
+            if hashed and fsio.hash_file(path, self._request.on_bytes) != wanted.file.digest:
+                raise in_the_way(path, f"its content is not {wanted.file.digest}")
             return LinkKind.PRESENT
 
     def standing(self, path: Path, wanted: Wanted, relative: str, *, hashed: bool) -> LinkKind | None:
         """Say how the file at ``path`` got there, if it is right; ``None`` if it has to be brought.
 
-        A wrong file that we placed ourselves is to be replaced; anybody else's raises ``EngineRefused``.
+        A wrong file that we placed ourselves is to be replaced, and the request's ``on_changed`` hears of it unless it is just an older
+        version; anybody else's raises ``EngineRefused``.
         """
         try:
             kind = self.look(path, wanted, hashed=hashed)
         except EngineRefused:
             if not self.was_placed(relative):
                 raise
+            before = self._before.get(path)
+            if before is None or before.digest == str(wanted.file.digest) or is_changed(path, before):
+                self._request.on_changed(wanted.file.path)
             return None
         if kind is not LinkKind.PRESENT or not self.was_placed(relative):
             return kind
         recorded = LinkKind(self._claimed[relative])
-        # The vault has the blob under another inode by now: what was a link is a copy.
-        return LinkKind.COPY if recorded is LinkKind.HARD else recorded
+        if recorded is not LinkKind.HARD:
+            return recorded
+        # The vault has the blob under another inode by now. Linked anew, its bytes lie there once and not twice.
+        return None if self.predict(wanted, path.parent) is LinkKind.HARD else LinkKind.COPY
 
     def was_placed(self, relative: str) -> bool:
         """Tell whether an earlier install of ours put the file there."""
@@ -164,7 +138,7 @@ class Placer:
 
     def _hard_link_refused(self, source: Path, directory: Path) -> str | None:
         # What comes into the vault later will belong to whom the directory belongs.
-        if (source if source.exists() else source.parent).stat().st_uid != self._owner.uid:
+        if (source if source.exists() else source.parent).stat().st_uid != self.owner.uid:
             return "the vault and the engine belong to different users, and a link would share the vault's own file"
         if _mount(source.parent) != _mount(directory):
             return "they lie on different file systems"
@@ -181,7 +155,7 @@ class Placer:
         with refusals(path), self.on(path.parent) as here:
             temporary = staging_name(here)
             try:
-                kind = self._bring(wanted, temporary)
+                kind = self._bring(wanted, temporary, path.parent)
                 temporary.rename(here / path.name)
                 fsio.fsync_directory(here)
             finally:
@@ -189,9 +163,10 @@ class Placer:
                 temporary.unlink(missing_ok=True)
         return kind
 
-    def _bring(self, wanted: Wanted, temporary: Path) -> LinkKind:
+    def _bring(self, wanted: Wanted, temporary: Path, directory: Path) -> LinkKind:
+        mode = self._mode(wanted)
         reason = self._hard_link_refused(wanted.source, temporary.parent)
-        if self._mode in {LinkMode.AUTO, LinkMode.HARD} and not reason:
+        if mode in {LinkMode.AUTO, LinkMode.HARD} and not reason:
             try:
                 # Ollama prunes unreferenced blobs by age: the shared inode gets a fresh time before it gets the name.
                 os.utime(wanted.source)
@@ -202,13 +177,13 @@ class Placer:
                 reason = (error.strerror or "the file system has no hard links").lower()
             else:
                 return LinkKind.HARD
-        if self._mode is LinkMode.HARD:
-            raise _no_hard_link(wanted.source, temporary.parent, reason or "")
-        if self._mode is not LinkMode.COPY and fsio.reflink(wanted.source, temporary):
+        if mode is LinkMode.HARD:
+            raise _no_hard_link(wanted.source, directory, reason or "")
+        if mode is not LinkMode.COPY and fsio.reflink(wanted.source, temporary):
             self._adopt(temporary)
             return LinkKind.REFLINK
-        if self._mode is LinkMode.REFLINK:
-            raise _no_reflink(temporary.parent)
+        if mode is LinkMode.REFLINK:
+            raise _no_reflink(directory)
         self._copy(wanted, temporary)
         self._adopt(temporary)
         return LinkKind.COPY
@@ -218,13 +193,12 @@ class Placer:
 
         def note(block: bytes) -> None:
             state.update(block)
-            if self._on_bytes is not None:
-                self._on_bytes(len(block))
+            self._request.on_bytes(len(block))
 
         fsio.copy_bytes(wanted.source, temporary, on_bytes=note)
-        if state.hexdigest() != wanted.digest.hex:
+        if state.hexdigest() != wanted.file.digest.hex:
             raise DigestMismatch(
-                f"{wanted.source}: the vault's copy no longer has the digest {wanted.digest}",
+                f"{wanted.source}: the vault's copy no longer has the digest {wanted.file.digest}",
                 hint="run `modelvault verify`, and pull or import the model again",
                 path=str(wanted.source),
             )
@@ -235,87 +209,19 @@ class Placer:
         with contextlib.suppress(PermissionError):
             os.utime(path, follow_symlinks=False)
 
-    def _adopt(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            self._adopt_descriptor(descriptor, path)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _adopt_descriptor(self, descriptor: int, path: Path) -> None:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
-            raise EngineRefused(f"{path} was exchanged while it was being written", path=str(path))
-        os.fchmod(descriptor, FILE_MODE)
-        if (status.st_uid, status.st_gid) != (self._owner.uid, self._owner.gid):
-            os.fchown(descriptor, self._owner.uid, self._owner.gid)
-
-    def write(self, path: Path, data: bytes, *, via: Path | None = None) -> None:
-        """Write a small file atomically; ``via`` is the directory of its temporary file where ``path``'s own will not do."""
-        with refusals(path), self.on(path.parent) as here, self.on(via or path.parent) as staging:
-            temporary = staging_name(staging)
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                try:
-                    fsio.write_all(descriptor, data, 0)
-                    self._adopt_descriptor(descriptor, temporary)
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                temporary.rename(here / path.name)
-                fsio.fsync_directory(here)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-    def symlink(self, target: str, path: Path, *, via: Path) -> None:
-        """Make a symbolic link that belongs to the owner, by way of a temporary one in ``via``; replaces what is there."""
-        with refusals(path), self.on(path.parent) as here, self.on(via) as staging:
-            temporary = staging_name(staging)
-            try:
-                temporary.symlink_to(target)
-                if os.geteuid() == 0:
-                    os.lchown(temporary, self._owner.uid, self._owner.gid)
-                temporary.rename(here / path.name)
-                fsio.fsync_directory(here)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-    def make_directories(self, path: Path) -> None:
-        """Make ``path`` and what is missing above it, readable for all, belonging to the owner."""
-        missing = []
-        with refusals(path):
-            while not path.exists():
-                missing.append(path)
-                path = path.parent
-            for made in reversed(missing):
-                self._make_directory(made)
-
-    def _make_directory(self, path: Path) -> None:
-        with self.on(path.parent) as here:
-            directory = here / path.name
-            directory.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                # The umask may have taken bits away that the engine's user needs.
-                os.fchmod(descriptor, DIRECTORY_MODE)
-                if os.geteuid() == 0:
-                    os.fchown(descriptor, self._owner.uid, self._owner.gid)
-            finally:
-                os.close(descriptor)
-            fsio.fsync_directory(here)
-
 
 def _check_source(wanted: Wanted) -> None:
     try:
         size = wanted.source.stat().st_size
     except FileNotFoundError as error:
-        raise ModelvaultError(
-            f"{wanted.digest} is missing from the vault", hint="run `modelvault verify` to see what else is missing"
-        ) from error
-    if size != wanted.size:
         raise DigestMismatch(
-            f"{wanted.source} has {size:,} bytes, not {wanted.size:,}",
+            f"{wanted.file.path} ({wanted.file.digest}) is missing from the vault",
+            hint="run `modelvault verify` to see what else is missing, and pull or import the model again",
+            path=str(wanted.source),
+        ) from error
+    if size != wanted.file.size:
+        raise DigestMismatch(
+            f"{wanted.source} has {size:,} bytes, not {wanted.file.size:,}",
             hint="run `modelvault verify`, and pull or import the model again",
             path=str(wanted.source),
         )

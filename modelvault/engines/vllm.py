@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.artifact import Digest, FileSpec, Model
+from modelvault.artifact import Digest, Model
 from modelvault.engines.base import (
     NOTHING_FRESH,
     InstalledFile,
@@ -25,6 +25,7 @@ from modelvault.engines.base import (
     Surroundings,
     Target,
 )
+from modelvault.engines.caretaker import Caretaker
 from modelvault.engines.checks import check_file, is_changed, remove_empty
 from modelvault.engines.ground import locked, refusals, remove_file, staging, sweep
 from modelvault.engines.hub_cache import (
@@ -119,15 +120,15 @@ class VllmEngine:
         symlinks = fsio.file_system_type(directory) not in _NO_SYMLINKS_ON
         files: dict[Path, PlannedFile] = {}
         for entry in self._entries(request, layout, placer, hashed=False, symlinks=symlinks):
-            wanted = _wanted(request, entry.file)
+            wanted = Wanted.of(request, entry.file)
             blob, name = directory / entry.blob, directory / entry.name
             if not entry.direct:
                 kind = entry.blob_kind or placer.predict(wanted, blob.parent)
                 there = entry.blob_kind is not None
-                files.setdefault(blob, PlannedFile(blob, wanted.digest, wanted.size, kind, there=there))
+                files.setdefault(blob, PlannedFile(blob, entry.file.digest, entry.file.size, kind, there=there))
             kind = entry.name_kind or (placer.predict(wanted, name.parent) if entry.direct else LinkKind.SYMLINK)
-            size, there = wanted.size if entry.direct else 0, entry.name_kind is not None
-            files[name] = PlannedFile(name, wanted.digest, size, kind, there=there)
+            size, there = entry.file.size if entry.direct else 0, entry.name_kind is not None
+            files[name] = PlannedFile(name, entry.file.digest, size, kind, there=there)
         before = read_reference(directory / layout.reference)
         kind = LinkKind.PRESENT if before == layout.commit else LinkKind.WRITE
         path = directory / layout.reference
@@ -147,7 +148,7 @@ class VllmEngine:
         entries = []
         for file in request.model.files:
             entry = layout.entry(file)
-            wanted, name = _wanted(request, file), directory / entry.name
+            wanted, name = Wanted.of(request, file), directory / entry.name
             linked = name.is_symlink() and str(name.readlink()) == entry.target
             if linked or (symlinks and not name.exists() and not name.is_symlink()):
                 blob_kind = placer.standing(directory / entry.blob, wanted, entry.blob, hashed=hashed)
@@ -169,7 +170,7 @@ class VllmEngine:
     def install(self, request: InstallRequest) -> InstallRecord:
         """Place the marker, the blobs, the snapshot and, last, ``refs/main``."""
         layout, directory = self._layout(request), request.target.directory
-        placer = Placer.of(request)
+        placer = Placer(request)
         placer.make_directories(directory)
         with refusals(directory), locked(directory):
             marker = self._read_marker(directory, layout)
@@ -294,8 +295,8 @@ def _give_back_reference(directory: Path, layout: CacheLayout, marker: Marker | 
     before = marker.before if marker else None
     # The marker could have been forged: only a commit is ever written for it.
     if before and _COMMIT.fullmatch(before) and (directory / layout.folder / "snapshots" / before).is_dir():
-        placer = Placer.keeping(directory, layout.reference)
-        placer.write(path, before.encode(), via=directory / layout.folder)
+        caretaker = Caretaker.keeping(directory, layout.reference)
+        caretaker.write(path, before.encode(), via=directory / layout.folder)
         return []
     return [str(path)] if remove_file(directory, layout.reference) else []
 
@@ -310,11 +311,7 @@ def _is_edited(directory: Path, file: InstalledFile, blob: InstalledFile | None)
 
 
 def _placer(request: InstallRequest, marker: Marker | None) -> Placer:
-    return Placer.of(request, claimed=marker.files if marker else None)
-
-
-def _wanted(request: InstallRequest, file: FileSpec) -> Wanted:
-    return Wanted(request.blob_path(file.digest), file.digest, file.size)
+    return Placer(request, claimed=marker.files if marker else None)
 
 
 def _bring_blobs(request: InstallRequest, placer: Placer, entries: Iterable[Entry]) -> list[Entry]:
@@ -327,7 +324,7 @@ def _bring_blobs(request: InstallRequest, placer: Placer, entries: Iterable[Entr
         path = request.target.directory / entry.blob
         if entry.blob not in brought:  # two files of a model may have the same content, hence the same blob
             placer.make_directories(path.parent)
-            brought[entry.blob] = placer.bring(_wanted(request, entry.file), path)
+            brought[entry.blob] = placer.bring(Wanted.of(request, entry.file), path)
         done.append(replace(entry, blob_kind=brought[entry.blob]))
     return done
 
@@ -355,6 +352,6 @@ def _bring_name(request: InstallRequest, placer: Placer, entry: Entry, places: t
     path = root / entry.file.path
     placer.make_directories(path.parent)
     if entry.direct:
-        return replace(entry, name_kind=placer.bring(_wanted(request, entry.file), path))
+        return replace(entry, name_kind=placer.bring(Wanted.of(request, entry.file), path))
     placer.symlink(entry.target, path, via=via)
     return replace(entry, name_kind=LinkKind.SYMLINK)

@@ -1,7 +1,7 @@
 """Checks on a model as a whole: what its files say about one another."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def inspect_model(files: Mapping[str, Path], *, allow_pickle: bool = False) -> M
     tensors = {path: read_safetensors(files[path], name=path) for path in with_suffix(files, ".safetensors")}
     warnings: list[str] = []
     if any(top_level(tensors)):
-        traits = _safetensors_traits(files, {path: tensors[path] for path in top_level(tensors)}, warnings)
+        traits, warnings = _safetensors_traits(files, {path: tensors[path] for path in top_level(tensors)})
     elif ggufs:
         traits = _gguf_traits(ggufs)
     elif tensors:
@@ -131,35 +131,36 @@ def _check_split_totals(headers: Mapping[str, GgufHeader]) -> None:
 
 
 def _safetensors_traits(
-    files: Mapping[str, Path], headers: Mapping[str, SafetensorsHeader], warnings: list[str]
-) -> Traits:
-    """Check a repository of safetensors; ``headers`` are those at the top level, which engines load."""
+    files: Mapping[str, Path], headers: Mapping[str, SafetensorsHeader]
+) -> tuple[Traits, list[str]]:
+    """Check a repository of safetensors, and say what is odd; ``headers`` are those at the top level, which engines load."""
     config = read_object(files[CONFIG], CONFIG, rule=_CONFIG_RULE, limit=MAX_CONFIG) if CONFIG in files else {}
     # Where a tensor is in two files, the model has it once: consolidated.safetensors repeats the others under other names.
     loaded = {path: header for path, header in headers.items() if path != _CONSOLIDATED or len(headers) == 1}
     tensors = {tensor.name: tensor for header in loaded.values() for tensor in header.tensors}
+    warnings = []
     if len(loaded) < len(headers):
         warnings.append(f"{_CONSOLIDATED} lies beside other weights: vLLM then reads only that file")
     indexed = [path for path in top_level(with_suffix(files, _INDEX_SUFFIX)) if not path.startswith("consolidated")]
     for path in indexed:
-        _check_index(path, files[path], loaded, warnings)
+        warnings += _check_index(path, files[path], loaded)
     quantization = _quantization(files, config)
     check_tensors(tensors, quantization, CONFIG)
     if quantization:
         warnings += quantization.warnings
-    _warn_of_code(config, warnings)
-    _warn_of_holes(tensors, config, warnings)
-    return Traits(
+    warnings += [*_code(config), *_holes(tensors, config)]
+    traits = Traits(
         "safetensors",
         _architecture(config),
         quantization.name if quantization else _dominant_type(tensors),
         _count(tensors, quantization),
         _context_length(config),
     )
+    return traits, warnings
 
 
-def _check_index(path: str, place: Path, headers: Mapping[str, SafetensorsHeader], warnings: list[str]) -> None:
-    """Every file that the index names is there, and holds the tensors that the index says."""
+def _check_index(path: str, place: Path, headers: Mapping[str, SafetensorsHeader]) -> list[str]:
+    """Every file that the index names is there, and holds the tensors that the index says; warn of files that it does not name."""
     document = read_object(place, path, rule="index-json", limit=MAX_INDEX)
     places = section(document, "weight_map", path, "index-json")
     if not places:
@@ -174,8 +175,7 @@ def _check_index(path: str, place: Path, headers: Mapping[str, SafetensorsHeader
         if tensor not in names[file]:
             raise InvalidModelFile(path, "index-tensor", f"the tensor {tensor[:120]!r} is not in {file}, as it says")
     stray = sorted(file for file in names if file not in set(places.values()))
-    if stray:
-        warnings.append(f"{path} does not name {', '.join(stray[:5])}")
+    return [f"{path} does not name {', '.join(stray[:5])}"] if stray else []
 
 
 def _quantization(files: Mapping[str, Path], config: Mapping[str, Any]) -> Quantization | None:
@@ -231,13 +231,14 @@ def _dominant_type(tensors: Mapping[str, TensorInfo]) -> str | None:
     return max(sizes, key=lambda name: sizes[name]) if sizes else None
 
 
-def _warn_of_code(config: Mapping[str, Any], warnings: list[str]) -> None:
+def _code(config: Mapping[str, Any]) -> Iterator[str]:
+    """Warn of code that the model needs to be run."""
     mapping = config.get("auto_map")
     if not mapping:
         return
     named = [text for value in (mapping.values() if isinstance(mapping, dict) else []) for text in _strings(value)]
     others = sorted({text.partition("--")[0] for text in named if "--" in text})
-    warnings.append(
+    yield (
         "config.json has an auto_map: engines load it only with remote code allowed (--trust-remote-code)"
         + (f", from {', '.join(others)[:200]}, which must be pulled as well" if others else "")
     )
@@ -247,8 +248,8 @@ def _strings(value: Any) -> list[str]:
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
-def _warn_of_holes(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], warnings: list[str]) -> None:
-    """Without an index nothing says which tensors there should be; missing layers are a sign of a missing file."""
+def _holes(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Iterator[str]:
+    """Warn of missing layers. Without an index nothing says which tensors there should be; they are a sign of a missing file."""
     stacks: dict[str, set[int]] = {}
     for name in tensors:
         if match := _LAYER.fullmatch(name):
@@ -260,4 +261,4 @@ def _warn_of_holes(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any],
             count = max(count, min(expected, _MAX_LAYERS))
         missing = count - len(layers)
         if missing > 0 and count <= _MAX_LAYERS:
-            warnings.append(f"{missing} of {count} layers in {stack[:120]} have no tensors: a file may be missing")
+            yield f"{missing} of {count} layers in {stack[:120]} have no tensors: a file may be missing"

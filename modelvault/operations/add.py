@@ -1,12 +1,24 @@
 """``add``: a local file or folder becomes a model, through the same door as a pull."""
 
 import functools
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault.artifact import FileSpec, Model, ModelName, Origin, Recipe, check_distinct
+from modelvault.artifact import (
+    FileRole,
+    FileSpec,
+    Model,
+    ModelName,
+    Origin,
+    Recipe,
+    check_distinct,
+    check_license,
+    file_role,
+)
 from modelvault.errors import SourceUnavailable, UsageProblem
-from modelvault.inspect import check_listing, inspect_model
+from modelvault.inspect import check_listing, inspect_model, top_level
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
@@ -27,6 +39,11 @@ class AddRequest:
     modelfile: Path | None = None
     allow_pickle: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a garbled license before anything is copied."""
+        if self.license is not None:
+            check_license(self.license)
+
 
 def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     """Copy a file or folder into the vault as a model, hashed on the way, resumable like a pull.
@@ -41,6 +58,7 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     # A single file need not be a whole repository: only what lies in a folder can be incomplete.
     if request.path.is_dir():
         check_listing([file.path for file in files], allow_pickle=request.allow_pickle)
+        _require_one(request.path, [file.path for file in files])
     wanted = [
         Wanted(
             file.path,
@@ -74,3 +92,15 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
         )
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
     return AddResult(vault.root, summarize(stored), unchanged, report.warnings)
+
+
+def _require_one(folder: Path, paths: Sequence[str]) -> None:
+    """Refuse a folder of models: no engine looks for weights in several folders below."""
+    weights = [path for path in paths if file_role(path) is FileRole.WEIGHT]
+    below = sorted({path.partition("/")[0] for path in weights})
+    if len(below) > 1 and not any(top_level(weights)):
+        raise UsageProblem(
+            f"{folder} is not one model: it has weights in {', '.join(below[:5])}{' …' if below[5:] else ''}, and none beside them",
+            hint=f"add them one by one: modelvault add {shlex.quote(str(folder / below[0]))} --name NAME",
+            folders=below,
+        )

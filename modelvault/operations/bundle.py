@@ -1,42 +1,62 @@
 """``bundle``: models of the vault onto a drive, signed and read back."""
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelvault import fsio, modelpack
-from modelvault.artifact import ModelName, StoredModel
+from modelvault.artifact import ModelName
 from modelvault.bundle.check import stored_size
 from modelvault.bundle.index import Index
 from modelvault.bundle.journal import Unfinished, find_unfinished
 from modelvault.bundle.layout import volume_length
-from modelvault.bundle.plan import PlanOptions, SourceModel, next_sequence, plan_index
+from modelvault.bundle.plan import PlanOptions, next_sequence
 from modelvault.bundle.reader import Damage, open_bundle
-from modelvault.bundle.writer import WriteOptions, Written, space_needed, write_bundle
+from modelvault.bundle.restore import restore_script
+from modelvault.bundle.writer import write_bundle
+from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import ModelvaultError, UsageProblem
-from modelvault.keys import Signer
+from modelvault.keys import FIRST_KEY, Role, Signer
+from modelvault.operations.contents import Contents, answer, keep_index, known_to_go_to, selection
+from modelvault.operations.drives import (
+    DrivePlan,
+    drive_results,
+    lying_there,
+    places,
+    plan_drives,
+    unfinished_warnings,
+    warnings,
+)
+from modelvault.operations.keys import make_key
 from modelvault.operations.summaries import bundle_model
 from modelvault.progress import Progress
 from modelvault.results import BundlePlan, BundleResult
 from modelvault.vault import Vault
 
-FIRST_KEY = "default"
-"""What the key is called that the first bundle of a vault makes."""
-
 
 @dataclass(frozen=True, slots=True)
 class BundleRequest:
-    """What the user asked for. ``to`` is where the bundle's directory is made; ``volume_size`` in bytes of tar."""
+    """What the user asked for. ``to`` are the drives, on each of which the bundle's directory is made; ``volume_size`` in bytes of tar.
+
+    ``swap`` asks for the next drive when the one that ``to`` names is full: it is told what to say, and comes back when it is there.
+
+    ``site`` is where it goes: what is there is left out; ``assume_sent``: what went there before, too. ``answer`` is the request of a
+    site, whose pieces are written instead of models.
+    """
 
     names: tuple[ModelName, ...]
-    to: Path
+    to: tuple[Path, ...]
     label: str | None = None
     volume_size: int | None = None
     key: str | None = None
     sequence: int | None = None
     read_back: bool = True
     dry_run: bool = False
+    site: str | None = None
+    assume_sent: bool = False
+    answer: Path | None = None
+    swap: Callable[[str], None] | None = None
 
 
 def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePlan | BundleResult:
@@ -47,40 +67,50 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
     Raises ``UsageProblem``, ``DigestMismatch`` (a blob of the vault rotted), ``NoSpace``, ``VaultLocked`` or an error of the
     drive. Whatever happens, what was written stays and the next run goes on from there.
     """
-    request = replace(request, to=request.to.absolute())
-    if not request.to.is_dir():
-        raise UsageProblem(f"{request.to} is not a directory", hint="mount the drive, or make the directory first")
-    if request.to.resolve().is_relative_to(vault.root.resolve()):
-        raise UsageProblem(
-            f"{request.to} lies within the vault", hint="name the drive: modelvault bundle --to /media/ssd"
-        )
+    request = replace(request, to=places(vault, request.to, swap=request.swap is not None))
     with vault.holding():
-        models = vault.select(request.names)
+        contents = _contents(vault, request)
         first = request.key is None and not vault.keys.own()
         signer = None if first else vault.keys.signer(request.key)
         begun = find_unfinished(_journals(vault))
-        fresh = _index(vault, request, models, _sequence(vault, request, signer, begun))
+        fresh = _index(vault, request, contents, _sequence(vault, contents.label, request.sequence, signer, begun))
         if signer is not None and (finished := _finished(vault, request, fresh, signer, progress)):
             index, written = finished
             if request.dry_run:
                 return _plan(vault, request, index, signer, there_already=True)
-            return _result(vault, index, written, signer, there_already=True)
+            if contents.site and not known_to_go_to(vault, contents.site, written.index):
+                _record(vault, index, written, signer, contents.site)
+            return replace(_result(vault, request, index, written, signer), there_already=True)
         unfinished = _unfinished(begun, request, fresh, progress)
         index = unfinished or fresh
         if request.dry_run:
             return _plan(vault, request, index, signer, resumes=unfinished is not None)
         if signer is None:
-            signer = vault.keys.new(FIRST_KEY)
-            vault.record("key-new", {"key": signer.fingerprint, "name": signer.name})
+            signer = make_key(vault, FIRST_KEY, Role.BUNDLE)
+            progress.log(f"made the signing key {signer.name}")
         options = WriteOptions(
-            directory=request.to / index.directory_name, journals=_journals(vault), read_back=request.read_back
+            directories=_directories(request, index),
+            journals=_journals(vault),
+            read_back=request.read_back,
+            swap=request.swap,
         )
         written = write_bundle(index, options, vault.store.blob_path, signer, progress)
-        _record(vault, index, written, signer)
-    return _result(vault, index, written, signer, new_key=first)
+        _record(vault, index, written, signer, contents.site)
+    return replace(_result(vault, request, index, written, signer), new_key=first)
 
 
-def _record(vault: Vault, index: Index, written: Written, signer: Signer) -> None:
+def _contents(vault: Vault, request: BundleRequest) -> Contents:
+    if request.answer is not None:
+        if request.names or request.site:
+            raise UsageProblem(
+                "--answer takes no models and no --for", hint="the request says which pieces are wanted, and where"
+            )
+        return answer(vault, request.answer, request.label)
+    return selection(vault, request.names, request.label, request.site, assume_sent=request.assume_sent)
+
+
+def _record(vault: Vault, index: Index, written: Written, signer: Signer, site: str | None) -> None:
+    keep_index(vault, index)
     vault.record(
         "bundle-written",
         {
@@ -91,19 +121,17 @@ def _record(vault: Vault, index: Index, written: Written, signer: Signer) -> Non
             "path": str(written.directory),
             "models": [str(entry.name) for entry in index.models],
             "read_back": written.read_back,
+            **({"site": site} if site else {}),
+            **({"patches": index.patches.hex} if index.patches else {}),
         },
     )
 
 
-def _result(
-    vault: Vault,
-    index: Index,
-    written: Written,
-    signer: Signer,
-    *,
-    new_key: bool = False,
-    there_already: bool = False,
-) -> BundleResult:
+def _directories(request: BundleRequest, index: Index) -> tuple[Path, ...]:
+    return tuple(place / index.directory_name for place in request.to)
+
+
+def _result(vault: Vault, request: BundleRequest, index: Index, written: Written, signer: Signer) -> BundleResult:
     return BundleResult(
         vault=vault.root,
         directory=written.directory,
@@ -120,8 +148,14 @@ def _result(
         key=signer.name,
         fingerprint=signer.fingerprint,
         spelled=signer.info.spelled,
-        new_key=new_key,
-        there_already=there_already,
+        new_key=False,
+        there_already=False,
+        left_out=sum(blob.size for blob in index.base),
+        patches=index.patches,
+        drives=drive_results(written),
+        restore_sha256=hashlib.sha256(restore_script()).hexdigest(),
+        public_key_sha256=hashlib.sha256(signer.public_pem).hexdigest(),
+        warnings=(*warnings(vault, request.to), *unfinished_warnings(written)),
     )
 
 
@@ -129,27 +163,22 @@ def _journals(vault: Vault) -> Path:
     return vault.partial / "bundles"
 
 
-def _sequence(vault: Vault, request: BundleRequest, signer: Signer | None, begun: Sequence[Unfinished]) -> int:
-    if request.sequence is not None:
-        return request.sequence
-    label = request.label or vault.config.label
+def _sequence(vault: Vault, label: str, pinned: int | None, signer: Signer | None, begun: Sequence[Unfinished]) -> int:
+    if pinned is not None:
+        return pinned
     last = vault.registry.last_sequence(signer.fingerprint, label, "written") if signer else None
     under_way = (unfinished.index.sequence for unfinished in begun if unfinished.index.label == label)
     return next_sequence(max(last or 0, *under_way, 0), time.time())
 
 
-def _index(vault: Vault, request: BundleRequest, models: tuple[StoredModel, ...], sequence: int) -> Index:
-    sources = []
-    for stored in models:
-        manifest = vault.store.read_document(stored.manifest)
-        config, _ = modelpack.config_digest(manifest)
-        sources.append(SourceModel(stored, manifest, vault.store.read_document(config)))
-    options = PlanOptions(
-        label=request.label or vault.config.label,
-        sequence=sequence,
-        volume_size=request.volume_size or vault.config.volume_size,
+def _index(vault: Vault, request: BundleRequest, contents: Contents, sequence: int) -> Index:
+    return contents.plan(
+        PlanOptions(
+            label=contents.label,
+            sequence=sequence,
+            volume_size=request.volume_size or vault.config.volume_size,
+        )
     )
-    return plan_index(sources, options)
 
 
 def _finished(
@@ -161,9 +190,11 @@ def _finished(
     """
     sequence = request.sequence or vault.registry.last_sequence(signer.fingerprint, fresh.label, "written")
     index = replace(fresh, sequence=sequence or fresh.sequence)
-    directory = request.to / index.directory_name
+    directories = tuple(filter(Path.is_dir, _directories(request, index)))
+    if not directories or any(unfinished.index == index for unfinished in find_unfinished(_journals(vault))):
+        return None
     try:
-        there = open_bundle(directory, vault.keys.verify)
+        there = replace(open_bundle(directories[0], vault.keys.verify), places=directories)
         if there.index != index or there.signer is None or there.signer.fingerprint != signer.fingerprint:
             return None
         stored = stored_size(there)
@@ -171,31 +202,37 @@ def _finished(
         return None  # absent, or not what was written there: writing says what is in the way
     except Damage as damage:
         if there.finished:
-            progress.log(f"{directory} is not whole any more: {damage.reason}; it is written again")
+            progress.log(f"{directories[0]} is not whole any more: {damage.reason}; it is written again")
         return None
-    content = sum(map(volume_length, index.volumes))
     return index, Written(
-        directory=directory,
+        directory=directories[0],
         index=there.digest,
         volumes=len(index.volumes),
-        content=content,
+        content=sum(map(volume_length, index.volumes)),
         stored=stored,
         resumed=0,
         read_back=False,
         write_seconds=0.0,
         read_back_seconds=0.0,
+        drives=lying_there(index, directories),
     )
 
 
 def _unfinished(begun: Sequence[Unfinished], request: BundleRequest, index: Index, progress: Progress) -> Index | None:
-    """Find a bundle of the same content that was begun in the same place, and may keep its sequence."""
+    """Find a bundle of the same content that was begun on one of these drives, and may keep its sequence.
+
+    One that is pinned goes on wherever that is, and so does one whose drives are swapped: what is complete may be on other drives.
+    """
     for unfinished in begun:
-        same_place = unfinished.directory.parent == request.to
-        wanted = request.sequence in {None, unfinished.index.sequence}
-        if same_place and wanted and unfinished.index.same_content(index):
-            if unfinished.directory.is_dir() or request.sequence:
-                return unfinished.index
-            progress.log(f"{unfinished.directory}, which was begun, is not on this drive: another bundle is begun here")
+        if request.sequence not in {None, unfinished.index.sequence} or not unfinished.index.same_content(index):
+            continue
+        same_places = [directory for directory in unfinished.directories if directory.parent in request.to]
+        if any(directory.is_dir() for directory in _directories(request, unfinished.index)):
+            return unfinished.index
+        if request.sequence or (request.swap and same_places):
+            return unfinished.index
+        for directory in same_places:
+            progress.log(f"{directory}, which was begun, is not on this drive: another bundle is begun here")
     return None
 
 
@@ -209,19 +246,24 @@ def _plan(
     there_already: bool = False,
 ) -> BundlePlan:
     volumes = tuple(map(volume_length, index.volumes))
-    directory = request.to / index.directory_name
-    free = fsio.free_space(request.to)
-    missing = 0 if there_already else space_needed(index, directory) - free
+    if there_already:
+        planned = DrivePlan((), 0, 0.0, warnings(vault, request.to))
+    else:
+        planned = plan_drives(vault, request.to, index, read_back=request.read_back, swap=request.swap is not None)
     return BundlePlan(
         vault=vault.root,
-        directory=directory,
+        directory=_directories(request, index)[0],
         label=index.label,
         models=tuple(bundle_model(entry.stored) for entry in index.models),
         volumes=volumes,
         size=sum(volumes),
-        free=free,
+        free=planned.free,
         key=signer.name if signer else None,
         resumes=resumes,
         there_already=there_already,
-        warnings=(f"{missing:,} bytes are missing on {request.to}: make room first",) if missing > 0 else (),
+        warnings=planned.warnings,
+        drives=planned.drives,
+        seconds=planned.seconds,
+        left_out=sum(blob.size for blob in index.base),
+        patches=index.patches,
     )

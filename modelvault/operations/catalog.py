@@ -14,6 +14,8 @@ def list_catalog() -> CatalogResult:
                 repository=entry.repository,
                 quant=entry.quant,
                 format=entry.format,
+                parameters=entry.parameters,
+                context=entry.context,
                 license=entry.license,
                 gated=entry.gated,
                 verified=entry.verified,

@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from modelvault.bundle.index import INDEX_FILE, SUFFIX
-from modelvault.errors import UsageProblem
+from modelvault import fsio
+from modelvault.artifact import Digest
+from modelvault.bundle.index import INDEX_FILE, MAX_INDEX, SUFFIX
+from modelvault.errors import ModelvaultError, UsageProblem
 
 _MOUNT_POINTS = ("/media", "/run/media", "/mnt", "/Volumes")
 _NOT_MOUNTED = {"swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
@@ -15,18 +17,26 @@ _DEPTH = 3  # /run/media/<user>/<drive>/<bundle>
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a directory is a bundle: by its name or by its index."""
+    """Whether a directory that was named is a bundle: by its name or by its index."""
     try:
         return path.is_dir() and (path.name.endswith(SUFFIX) or (path / INDEX_FILE).exists())
     except OSError:
         return False  # not ours to read, as lost+found: named by path it gives its own error
 
 
+def _met(path: Path) -> bool:
+    """Whether what was met in a search is a bundle: not by its name alone, nor by way of a link."""
+    try:
+        return is_bundle(path) and not path.is_symlink() and any(path.iterdir())
+    except OSError:
+        return True  # it gives its own error when it is opened
+
+
 def bundles_in(path: Path) -> list[Path]:
     """Give the bundle at ``path`` or the bundles directly in it. Raises ``UsageProblem`` if there is none."""
     if is_bundle(path):
         return [path]
-    found = sorted(entry for entry in path.iterdir() if is_bundle(entry)) if path.is_dir() else []
+    found = sorted(entry for entry in path.iterdir() if _met(entry)) if path.is_dir() else []
     if not found:
         raise UsageProblem(
             f"there is no bundle at {path}",
@@ -37,7 +47,7 @@ def bundles_in(path: Path) -> list[Path]:
 
 
 def find_bundles(paths: Iterable[Path]) -> list[Path]:
-    """Find the bundles that are meant: one for each path, or the only one on the mounted drives.
+    """Find the bundles that are meant: one for each path, or the only one on the mounted drives; each wherever a part of it lies.
 
     Raises ``UsageProblem`` (exit 2) that lists them where a choice has to be made, or says how to mount a drive.
     """
@@ -45,19 +55,27 @@ def find_bundles(paths: Iterable[Path]) -> list[Path]:
     if not paths:
         found = sorted({bundle for point in _MOUNT_POINTS for bundle in _below(Path(point), _DEPTH)})
         if not found:
-            raise UsageProblem("no bundle was found on the mounted drives", hint=_mount_hint())
-        return [_only(found)]
-    return list(dict.fromkeys(_only(bundles_in(path)) for path in paths))
+            raise UsageProblem(f"no bundle was found below {', '.join(_MOUNT_POINTS)}", hint=_mount_hint())
+        return _one(found)
+    return list(dict.fromkeys(bundle for path in paths for bundle in _one(bundles_in(path))))
 
 
-def _only(found: list[Path]) -> Path:
-    if len(found) > 1:
+def _one(found: list[Path]) -> list[Path]:
+    """Let directories pass that hold the same index: one bundle, on several drives."""
+    if len(found) > 1 and len({_identity(path) for path in found}) > 1:
         raise UsageProblem(
             "several bundles were found",
             hint="name the one that is meant: " + ", ".join(map(str, found)),
             bundles=[str(path) for path in found],
         )
-    return found[0]
+    return found
+
+
+def _identity(path: Path) -> Digest | Path:
+    try:
+        return Digest.of_bytes(fsio.read_regular(path / INDEX_FILE, limit=MAX_INDEX))
+    except (OSError, ModelvaultError):
+        return path  # whatever is wrong with it is said when it is opened
 
 
 def _below(directory: Path, depth: int) -> Iterator[Path]:
@@ -71,7 +89,7 @@ def _below(directory: Path, depth: int) -> Iterator[Path]:
                 continue
         except OSError:
             continue  # a mount that is gone or not ours: as above
-        if is_bundle(entry):
+        if _met(entry):
             yield entry
         elif depth > 1:
             yield from _below(entry, depth - 1)

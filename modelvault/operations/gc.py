@@ -1,32 +1,34 @@
-"""``gc``: free the blobs that no model needs, and transfers that nobody goes on with."""
+"""``gc``: free the blobs that no model needs, what cannot be gone on with and, if asked to, what could."""
 
 import contextlib
 import shutil
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.errors import InvalidModelFile, VaultLocked
+from modelvault.errors import ModelvaultError, VaultDamaged, VaultLocked
 from modelvault.results import GcResult
 from modelvault.vault import Vault
 
 
 def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> GcResult:
-    """Delete unneeded blobs; with ``partial`` also unfinished transfers that no process holds (they could be gone on with).
+    """Delete unneeded blobs, and what is left of imports that a newer one overtook.
 
-    Raises ``VaultLocked`` while another process publishes or bundles, ``InvalidModelFile`` for an index that lists what is no model.
+    With ``partial`` also unfinished transfers and imports that no process holds (they could be gone on with).
+
+    Raises ``VaultLocked`` while another process publishes or bundles, ``VaultDamaged`` where it is not known what is needed.
     """
     with vault.removing(), contextlib.ExitStack() as locks:
         if foreign := len(vault.store.foreign()):
-            raise InvalidModelFile(
-                str(vault.root / "index.json"),
-                "oci-index",
-                f"{foreign} of its entries name no model of modelvault's: which blobs they need is not known",
+            index = vault.root / "index.json"
+            raise VaultDamaged(
+                f"{index}: {foreign} of its entries name no model of modelvault's: which blobs they need is not known",
                 hint="if another program wrote there, remove its entries first; if the file was damaged, put a copy back",
+                path=str(index),
             )
-        _refuse_unreadable(vault)
         unneeded = vault.store.unneeded()
         leftovers = tuple(vault.store.leftovers())
-        idle = [path for path in _transfers(vault) if _take(path, locks, dry_run=dry_run)] if partial else []
+        unfinished = _transfers(vault) if partial else _overtaken(vault)
+        idle = [path for path in unfinished if _take(path, locks, dry_run=dry_run)]
         size = sum(unneeded.values()) + sum(path.stat().st_size for path in leftovers)
         partial_size = sum(_disk_usage(path) for path in idle)
         if not dry_run:
@@ -44,16 +46,6 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
     return GcResult(vault.root, dry_run, len(unneeded) + len(leftovers), size, names, partial_size)
 
 
-def _refuse_unreadable(vault: Vault) -> None:
-    """Where a model's own documents are damaged, nobody knows which blobs it needs: none may go."""
-    _, damaged = vault.store.survey()
-    for entry, error in damaged.items():
-        error.hint = (
-            f"pull or import {entry.name} again, or take it out with `modelvault rm {entry.name}`, then collect"
-        )
-        raise error
-
-
 def _forget_unlisted(vault: Vault) -> None:
     """Take models out of the registry that the layout does not list, as after a crash in the middle of ``rm``."""
     listed = {entry.name for entry in vault.store.entries()}
@@ -65,10 +57,29 @@ def _forget_unlisted(vault: Vault) -> None:
 def _transfers(vault: Vault) -> list[Path]:
     """List what is under way: transfers and imports, each a directory with a lock, and the journals of bundles."""
     journals = vault.partial / "bundles"
-    paths = [path for path in vault.partial.iterdir() if path != journals]
+    paths = [path for path in vault.partial.glob("*") if path != journals]
     # A bundle under way would hold the vault, which is ours alone now.
     paths += journals.iterdir() if journals.is_dir() else []
     return sorted(path for path in paths if path.is_dir())
+
+
+def _overtaken(vault: Vault) -> list[Path]:
+    """List imports under way that would be refused now: of the same key and label, a newer bundle was imported completely."""
+    found = sorted(vault.partial.glob("import-*"))
+    if not found:
+        return []
+    from modelvault.bundle.reader import open_bundle  # noqa: PLC0415 (zstandard and cryptography, for this rare case)
+
+    marks = vault.events.high_water()
+    overtaken = []
+    for path in found:
+        try:
+            bundle = open_bundle(path, vault.keys.verify)
+        except ModelvaultError:
+            continue  # whose it is cannot be told: --partial collects it
+        if bundle.signer and bundle.index.sequence < marks.get((bundle.signer.fingerprint, bundle.index.label), 0):
+            overtaken.append(path)
+    return overtaken
 
 
 def _take(path: Path, locks: contextlib.ExitStack, *, dry_run: bool) -> bool:

@@ -21,6 +21,7 @@ from modelvault.engines import (
 )
 from modelvault.errors import EngineRefused, UsageProblem
 from modelvault.eventlog import MAX_LINE
+from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.progress import Progress
 from modelvault.results import EngineStep, InstallResult
@@ -94,10 +95,10 @@ def _found(adapters: Mapping[str, Engine]) -> Iterator[Target]:
 def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
     """Decide which engines take a model: of those named, else of those found, the ones that can serve it.
 
-    Raises ``EngineRefused`` with the reasons if engines were named and none of them can.
+    Raises ``EngineRefused`` with the reasons if none of them can.
     """
     fitting = placement.takers(model)
-    if placement.named and not fitting:
+    if not fitting:
         raise EngineRefused(
             f"{model.name} goes into no engine; {placement.why_none(model)}",
             hint=f"type `{placement.command(model)}`",
@@ -112,16 +113,12 @@ def install(
     """Install a model of the vault. Raises ``UsageProblem``, ``EngineRefused``, ``NoSpace`` or ``DigestMismatch``."""
     with vault.holding():
         stored = vault.model(name)
-        targets = targets_for(stored.model, placement)
-        if not targets:
-            raise UsageProblem(
-                f"{stored.model.name} goes into no engine; {placement.why_none(stored.model)}",
-                hint=f"type `{placement.command(stored.model)}`",
-            )
-        steps = [Step(stored, target, placement) for target in targets]
+        steps = [Step(stored, target, placement) for target in targets_for(stored.model, placement)]
         done = [plan_step(vault, step) if dry_run else do_step(vault, step, progress) for step in steps]
-    warnings = tuple(warning for step in done for warning in step.warnings)
-    return InstallResult(vault.root, dry_run, tuple(done), warnings)
+    warnings = [warning for step in done for warning in step.warnings]
+    if dry_run:
+        warnings += obstacles(disks(writes(done)))
+    return InstallResult(vault.root, dry_run, tuple(done), tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +134,21 @@ class Step:
 def plan_step(vault: Vault, step: Step) -> EngineStep:
     """Say what an install would do. Raises ``EngineRefused`` or ``UsageProblem`` as it would."""
     adapter = step.placement.adapters[step.target.engine]
-    return _outcome(_plan(adapter, _request(vault, adapter, step)), step.stored.model)
+    changed: list[str] = []
+    request = replace(_request(vault, adapter, step), on_changed=changed.append)
+    return _outcome(request, _plan(adapter, request), changed, "would be replaced")
 
 
 def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
     """Install, verify and record one model in one engine."""
     adapter = step.placement.adapters[step.target.engine]
-    request = _request(vault, adapter, step)
+    changed: list[str] = []
+    request = replace(_request(vault, adapter, step), on_changed=changed.append)
     plan = _plan(adapter, request)
     model = step.stored.model
-    progress.log(f"installing {model.name} into {step.target.engine} ({step.target.directory})")
-    with progress.task(f"installing {plan.installed_name}", plan.extra_bytes) as task:
+    verb, where = ("checking", "in") if _is_there(request, plan) else ("installing", "into")
+    progress.log(f"{verb} {model.name} {where} {step.target.engine} ({step.target.directory})")
+    with progress.task(f"{verb} {plan.installed_name}", plan.extra_bytes) as task:
         record = adapter.install(replace(request, on_bytes=task.advance))
     fresh = {str(digest): vault.store.blob_path(digest) for digest in step.fresh}
     problems = adapter.verify(record, fresh)
@@ -157,8 +158,14 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
             hint="run the same command again; if that does not help, look at the medium of that directory",
         )
     vault.record("install", record.to_json())
-    already = record == request.previous and all(file.there for file in plan.files)
-    return _outcome(plan, model, next_steps=tuple(adapter.next_steps(record)), already=already)
+    links = {step.target.directory / file.path: file.link for file in record.files}
+    plan = replace(plan, files=tuple(replace(file, link=links.get(file.path, file.link)) for file in plan.files))
+    return replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.next_steps(record)))
+
+
+def _is_there(request: InstallRequest, plan: InstallPlan) -> bool:
+    """Tell whether an install has nothing to write, since an earlier one did."""
+    return request.previous is not None and all(file.there for file in plan.files)
 
 
 def _plan(adapter: Engine, request: InstallRequest) -> InstallPlan:
@@ -192,17 +199,20 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
     return request
 
 
-def _outcome(plan: InstallPlan, model: Model, *, next_steps: tuple[str, ...] = (), already: bool = False) -> EngineStep:
-    # The weights decide what is said of the whole: the little files are always written.
+def _outcome(request: InstallRequest, plan: InstallPlan, changed: Sequence[str], fate: str) -> EngineStep:
+    """Sum up a plan, or what became of it; ``changed`` files of an earlier install met the ``fate`` of being replaced."""
+    # The weights decide what is said of the whole: the little files are always copied.
     largest = max(plan.files, key=lambda file: file.size, default=None)
+    lost = ", ".join(dict.fromkeys(changed))
+    said = (f"{plan.installed_name}: files that had been changed since they were installed {fate}: {lost}",)
     return EngineStep(
-        model=str(model.name),
+        model=str(request.model.name),
         engine=plan.engine,
         directory=str(plan.directory),
         installed_name=plan.installed_name,
         link=str(largest.link) if largest else "nothing",
         extra_bytes=plan.extra_bytes,
-        already=already,
-        warnings=plan.warnings,
-        next_steps=next_steps,
+        already=_is_there(request, plan) and not changed,
+        warnings=plan.warnings + (said if changed else ()),
+        next_steps=(),
     )

@@ -12,19 +12,19 @@ from modelvault.vault import Vault
 def publish_fetched(
     vault: Vault, model: Model, reports: Mapping[str, FileReport], fetched: Sequence[Fetched], transfers: Transfers
 ) -> tuple[StoredModel, bool]:
-    """Publish verified files and list the model; the second value says whether it was listed exactly so before.
+    """Publish verified files and list the model; the second value says whether all that was here before.
 
     A crash at any point leaves at worst blobs that no model refers to. Raises ``VaultLocked`` or ``NoSpace``.
     """
     with vault.publishing():
-        unchanged = is_published(vault, model)
-        for item in fetched:
-            if not vault.store.has(item.sha256, item.size):
-                vault.store.publish_blob(item.data, item.sha256)
-        stored = modelpack.store_form(model) if unchanged else vault.publish(model, reports)
+        listed = is_published(vault, model)
+        lacking = {item.sha256: item.data for item in fetched if not vault.store.has(item.sha256, item.size)}
+        for digest, data in lacking.items():
+            vault.store.publish_blob(data, digest)
+        stored = modelpack.store_form(model) if listed else vault.publish(model, reports)
         for item in fetched:
             transfers.discard(item)
-        return stored, unchanged
+        return stored, listed and not lacking
 
 
 def is_published(vault: Vault, model: Model) -> bool:

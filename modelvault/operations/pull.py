@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 from modelvault import fsio
 from modelvault.artifact import (
@@ -17,6 +19,7 @@ from modelvault.artifact import (
     Recipe,
     SourceFile,
     check_distinct,
+    looks_like_path,
 )
 from modelvault.catalog import find_entry, load_catalog, suggest
 from modelvault.errors import ModelvaultError, UsageProblem
@@ -28,7 +31,7 @@ from modelvault.results import PlannedDownload, PullPlan, PullResult
 from modelvault.sources import Snapshot, Source
 from modelvault.sources.selection import Selection, Wish, select
 from modelvault.transfer import TransferOptions, Transfers, Wanted
-from modelvault.transfer.held import held
+from modelvault.transfer.begun import begun
 from modelvault.vault import Vault
 
 
@@ -67,6 +70,24 @@ class _Target:
     license: str | None = None
 
 
+def name_wanted(text: str) -> ModelName:
+    """Read what the user wants pulled. Raises ``UsageProblem`` that says what to type for a path or the address of a page."""
+    if looks_like_path(text):
+        raise UsageProblem(
+            f"{text} is a path, and `pull` brings models from the Hub",
+            hint=f"for what lies on this machine: modelvault add {shlex.quote(text)} --name NAME",
+            path=text,
+        )
+    page = urlsplit(text)
+    if page.scheme in {"http", "https"}:
+        name = "/".join(page.path.strip("/").split("/")[:2])
+        raise UsageProblem(
+            f"{text} is an address, and `pull` takes a name",
+            hint=f"write {name}; another hub than the usual one is named with --endpoint",
+        )
+    return ModelName(text)
+
+
 def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | PullResult:
     """Bring a model into the vault; with ``dry_run`` only say what that would take.
 
@@ -83,14 +104,13 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
     with contextlib.closing(HubSource(config.endpoint, connections=config.connections)) as source:
         progress.log(f"looking up {target.repository}")
         job = _prepare(vault, target, source, allow_pickle=request.allow_pickle)
-        plan = _plan(vault, job)
         if request.dry_run:
-            return plan
+            return _plan(vault, job)
         vault.create()
         transfer = TransferOptions(
             connections=config.connections, limit_rate=config.limit_rate, lock_wait=config.lock_wait
         )
-        return _run(vault, job, plan, _Options(transfer, request.allow_pickle), progress)
+        return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
 
 
 def _resolve(request: PullRequest) -> _Target:
@@ -119,23 +139,23 @@ def _resolve(request: PullRequest) -> _Target:
     return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
 
 
-def _held_already(vault: Vault, target: _Target, files: Sequence[SourceFile]) -> dict[str, Digest]:
+def _in_vault(vault: Vault, target: _Target, files: Sequence[SourceFile]) -> dict[str, Digest]:
     """Which files lie in the vault: by their SHA-256, or by the digest that this model's last pull had for them."""
     known: dict[Digest, Digest] = {}
     for entry in vault.store.entries():
         if entry.name == target.name:
             # One whose documents are damaged tells nothing: then its small files come again, and with them the model is mended.
             with contextlib.suppress(ModelvaultError):
-                last = vault.store.load(entry.name, entry.manifest).model
+                last = vault.store.load(entry).model
                 known = {file.upstream: file.digest for file in last.files if file.upstream is not None}
-    held = {}
+    found = {}
     for file in files:
         if file.digest is None:
             continue
         digest = file.digest if file.digest.algorithm is Algorithm.SHA256 else known.get(file.digest)
         if digest is not None and vault.store.has(digest, file.size):
-            held[file.path] = digest
-    return held
+            found[file.path] = digest
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +165,7 @@ class _Job:
     target: _Target
     snapshot: Snapshot
     selection: Selection
-    held: Mapping[str, Digest]
+    in_vault: Mapping[str, Digest]
     wanted: tuple[Wanted, ...]
 
 
@@ -155,7 +175,7 @@ def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: boo
     selection = select(snapshot.files, target.wish)
     check_distinct(target.name, [file.path for file in selection.files])
     check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
-    held = _held_already(vault, target, selection.files)
+    found = _in_vault(vault, target, selection.files)
     wanted = tuple(
         Wanted(
             path=file.path,
@@ -166,32 +186,32 @@ def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: boo
             model=target.name.text,
         )
         for file in selection.files
-        if file.path not in held
+        if file.path not in found
     )
-    return _Job(target, snapshot, selection, held, wanted)
+    return _Job(target, snapshot, selection, found, wanted)
 
 
 def _without_what_came(vault: Vault, job: _Job, transfers: Transfers) -> _Job:
     """Leave away what another pull published while this one waited for its transfers to end."""
-    late = _held_already(vault, job.target, [file for file in job.selection.files if file.path not in job.held])
+    late = _in_vault(vault, job.target, [file for file in job.selection.files if file.path not in job.in_vault])
     for wanted in job.wanted:
         if wanted.path in late:
             transfers.drop(wanted)
     return replace(
         job,
-        held={**job.held, **late},
+        in_vault={**job.in_vault, **late},
         wanted=tuple(wanted for wanted in job.wanted if wanted.path not in late),
     )
 
 
 def _plan(vault: Vault, job: _Job) -> PullPlan:
-    begun = {wanted.path: held(vault.partial, wanted) for wanted in job.wanted}
+    states = {wanted.path: begun(vault.partial, wanted) for wanted in job.wanted}
     files = tuple(
-        PlannedDownload(file.path, file.size, begun[file.path].here if file.path in begun else file.size, file.digest)
+        PlannedDownload(file.path, file.size, states[file.path].here if file.path in states else file.size, file.digest)
         for file in job.selection.files
     )
     # Files of the same content are fetched once.
-    needed = sum({wanted.key: begun[wanted.path].unallocated for wanted in job.wanted}.values())
+    needed = sum({wanted.key: states[wanted.path].unallocated for wanted in job.wanted}.values())
     free = fsio.free_space(vault.root)
     target = job.target
     warnings = []
@@ -211,16 +231,16 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
         files=files,
         left_out=tuple(file.path for file in job.selection.left_out),
         total=sum(file.size for file in files),
-        to_download=sum(file.size - file.held for file in files),
+        to_download=sum(file.size - file.here for file in files),
         free=free,
         warnings=tuple(warnings),
     )
 
 
-def _check_held(vault: Vault, job: _Job) -> None:
+def _check_in_vault(vault: Vault, job: _Job) -> None:
     """Hours may have passed since the plan: what was in the vault then must be there now."""
     sizes = {file.path: file.size for file in job.selection.files}
-    for path, digest in job.held.items():
+    for path, digest in job.in_vault.items():
         if not vault.store.has(digest, sizes[path]):
             raise ModelvaultError(
                 f"{path}: another process freed it from the vault meanwhile",
@@ -228,17 +248,17 @@ def _check_held(vault: Vault, job: _Job) -> None:
             )
 
 
-def _run(vault: Vault, job: _Job, plan: PullPlan, options: _Options, progress: Progress) -> PullResult:
-    begun = time.monotonic()
+def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> PullResult:
+    start = time.monotonic()
     with Transfers(vault.partial, job.wanted, options.transfer, progress) as transfers:
         job = _without_what_came(vault, job, transfers)
         plan = _plan(vault, job)
         fetched = transfers.run()
-        _check_held(vault, job)
+        _check_in_vault(vault, job)
         paths = {item.path: item.data for item in fetched}
-        paths |= {path: vault.store.blob_path(digest) for path, digest in job.held.items()}
+        paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
         report = inspect_model(paths, allow_pickle=options.allow_pickle)
-        digests = {item.path: item.sha256 for item in fetched} | dict(job.held)
+        digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
         model = Model(
             name=job.target.name,
             origin=Origin("hub", job.snapshot.repository, job.snapshot.commit),
@@ -254,8 +274,9 @@ def _run(vault: Vault, job: _Job, plan: PullPlan, options: _Options, progress: P
         plan=plan,
         model=summarize(stored),
         received=sum(item.received for item in fetched),
-        reused=sum(item.reused for item in fetched) + sum(file.held for file in plan.files if file.path in job.held),
-        seconds=time.monotonic() - begun,
+        reused=sum(item.reused for item in fetched)
+        + sum(file.here for file in plan.files if file.path in job.in_vault),
+        seconds=time.monotonic() - start,
         unchanged=unchanged,
         warnings=(*plan.warnings, *report.warnings),
     )

@@ -9,7 +9,7 @@ from modelvault.inspect import inspect_model
 from modelvault.progress import Progress
 from modelvault.registry import Registry
 from modelvault.results import Damage, RebuildResult
-from modelvault.vault import Vault, now
+from modelvault.vault import Vault
 
 
 def rebuild(vault: Vault, progress: Progress) -> RebuildResult:
@@ -38,7 +38,7 @@ def rebuild(vault: Vault, progress: Progress) -> RebuildResult:
                 except (ModelvaultError, OSError) as error:
                     name = str(stored.model.name)
                     damage.append(Damage(name, getattr(error, "message", str(error)), (name,)))
-                registry.record_model(stored, reports, now())
+                registry.record_model(stored, reports, vault.events.now())
             with registry.history() as history:
                 history.follow(vault.events.read)
                 events = history.last

@@ -1,6 +1,7 @@
 """``rm``: take a model out of the vault's list. Its bytes go with ``gc``."""
 
 from modelvault.artifact import ModelName
+from modelvault.errors import VaultDamaged
 from modelvault.operations.summaries import install_line
 from modelvault.results import RemoveResult
 from modelvault.vault import Vault
@@ -16,13 +17,12 @@ def remove(vault: Vault, name: ModelName) -> RemoveResult:
         entry = vault.entry(name)
         registry = vault.registry
         installs = tuple(map(install_line, registry.installs(entry.name)))
+        # The event first: what the list no longer has, the log must not bring back where the list is lost.
+        vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})
         vault.store.remove(entry.name)
         registry.forget_model(entry.name)
-        vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})
-        _, damaged = vault.store.survey()
-        return RemoveResult(
-            vault=vault.root,
-            model=entry.name.text,
-            freeable=None if damaged else sum(vault.store.unneeded().values()),
-            installs=installs,
-        )
+        try:
+            freeable = vault.store.freeable()
+        except VaultDamaged:
+            freeable = None
+        return RemoveResult(vault=vault.root, model=entry.name.text, freeable=freeable, installs=installs)

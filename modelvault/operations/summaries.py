@@ -8,6 +8,9 @@ from modelvault.results import BundleModel, BundleSummary, InstallLine, ModelSum
 if TYPE_CHECKING:
     from modelvault.bundle.reader import OpenBundle
     from modelvault.registry import InstallRow
+    from modelvault.vault import Vault
+
+_MOST_NAMED = 3  # files
 
 
 def summarize(stored: StoredModel) -> ModelSummary:
@@ -27,6 +30,14 @@ def summarize(stored: StoredModel) -> ModelSummary:
         license=model.license,
         manifest=stored.manifest,
     )
+
+
+def lack_warning(vault: "Vault", stored: StoredModel) -> tuple[str, ...]:
+    """Say that files of a model are not there, if so, and what to do."""
+    lost = vault.store.lacks(stored.model)
+    more = f" and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+    named = ", ".join(lost[:_MOST_NAMED]) + more
+    return (f"{stored.model.name} is not whole: it lacks {named}; pull, add or import it again",) if lost else ()
 
 
 def install_line(row: "InstallRow") -> InstallLine:
@@ -59,4 +70,6 @@ def bundle_summary(bundle: "OpenBundle") -> BundleSummary:
         models=tuple(bundle_model(entry.stored) for entry in index.models),
         volumes=len(index.volumes),
         size=index.size,
+        finished=bundle.finished,
+        missing=bundle.missing,
     )

@@ -32,8 +32,12 @@ def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> t
         if not allow_unsigned and isinstance(error, BundleRefused):
             raise
         if not allow_unsigned:
-            carried = next(iter(sorted(path.glob("*.pub"))), None)
-            known = f"if you know whose it is: `{shlex.join([*_TRUST, str(carried)])}`" if carried else error.hint
+            carried = next(iter(sorted(path.glob("[!.]*.pub"))), None)
+            known = (
+                f"if you know whose it is: `{shlex.join([*_TRUST, str(carried)])}`"
+                if carried and not error.data
+                else error.hint
+            )
             raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
     return open_bundle(path, None), (
         f"{path} is not signed by anyone trusted here: integrity only, no proof of origin",
@@ -49,12 +53,20 @@ def check_news(vault: Vault, bundle: OpenBundle, *, allow_older: bool) -> None:
             "the vault's event log lacks what was in it once, so it is not known what was imported before",
             hint="compare the bundle's sequence with your own records, then import once with --allow-older",
         )
-    index = bundle.index
-    newest = vault.events.high_water().get((bundle.signer.fingerprint, index.label), 0)
+    index, key = bundle.index, bundle.signer.fingerprint
+    newest = vault.events.high_water().get((key, index.label), 0)
     if index.sequence < newest:
         raise TrustRefused(
             f"{bundle.places[0]} has sequence {index.sequence}, but {newest} of label {index.label} was imported already",
             hint="import the newest bundle, or this one with --allow-older",
             sequence=index.sequence,
             newest=newest,
+        )
+    known = vault.events.imported(key, index.label, index.sequence)
+    if known and bundle.digest.hex not in known:
+        raise TrustRefused(
+            f"{bundle.places[0]} is not the bundle of label {index.label} and sequence {index.sequence} that was imported already: "
+            "its content is another",
+            hint="find out where each comes from: the PC that writes them never gives a sequence twice; --allow-older imports it",
+            sequence=index.sequence,
         )

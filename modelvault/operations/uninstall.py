@@ -2,6 +2,7 @@
 
 from modelvault.engines import InstallRecord, engines, parse_target
 from modelvault.errors import UsageProblem
+from modelvault.operations.summaries import install_line
 from modelvault.results import UninstallResult
 from modelvault.vault import Vault
 
@@ -23,9 +24,8 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
         )
     names = sorted({row.installed_name for row in rows})
     if len(names) > 1:
-        raise UsageProblem(
-            f"{model} is installed there under several names", hint=f"name the one to remove: {', '.join(names)}"
-        )
+        commands = "\n".join(f"  {install_line(row).removal}" for row in rows)
+        raise UsageProblem(f"{model} is installed there under several names", hint=f"type one of:\n{commands}")
     removed: list[str] = []
     kept: list[str] = []
     for row in rows:

@@ -1,5 +1,6 @@
-"""``verify``: read every byte again, of models at rest or of a bundle."""
+"""``verify`` of models at rest: read every byte again."""
 
+import contextlib
 import os
 import threading
 import time
@@ -10,20 +11,14 @@ from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import Digest, ModelName
-from modelvault.bundle.check import Finding
-from modelvault.bundle.check import verify_bundle as check_bundle
-from modelvault.bundle.index import BundleUnfinished, name_volumes
-from modelvault.bundle.reader import OpenBundle
-from modelvault.errors import DigestMismatch, Interrupted, ModelvaultError, in_words
-from modelvault.keys import KeyRing
-from modelvault.operations.finding import find_bundles
-from modelvault.operations.trust import FINISH, open_trusted
+from modelvault.errors import DigestMismatch, Interrupted, ModelvaultError, UsageProblem, in_words
+from modelvault.modelpack import IndexEntry
 from modelvault.progress import Progress
 from modelvault.results import Damage, VerifyResult
 from modelvault.vault import Vault
 
 _MOST_THREADS = 8
-_MOST_FILES = 3  # that are named where something is damaged
+_READ_ONLY = "the vault can only be read: it was not locked meanwhile, and the outcome is not recorded"
 _HISTORY_LOST = (
     "the event log lacks what this vault once recorded, and with it the protection against older bundles: "
     "put a copy of events.jsonl back, or import once with --allow-older"
@@ -36,8 +31,8 @@ def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> Veri
     Raises ``DigestMismatch`` (exit 12) with the result if anything is damaged, ``UsageProblem`` for names that there are not.
     """
     begun = time.monotonic()
-    with vault.holding():
-        entries = [vault.entry(name) for name in names] or list(vault.store.entries())
+    with vault.holding() if vault.writable else contextlib.nullcontext():
+        entries = [_entry(vault, name) for name in names] or list(vault.store.entries())
         sizes: dict[Digest, int] = {}
         needed_by: dict[Digest, list[str]] = {}
         damage = []
@@ -64,38 +59,20 @@ def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> Veri
             seconds=time.monotonic() - begun,
             damage=tuple(damage),
         )
-        result = _recorded(vault, result, [entry.name.text for entry in entries])
+        if vault.writable:
+            result = _recorded(vault, result, [entry.name.text for entry in entries])
+        else:
+            result = replace(result, warnings=(_READ_ONLY,))
     return _judged(result)
 
 
-def verify_bundle(
-    path: Path, keys: KeyRing | None, progress: Progress, *, allow_unsigned: bool = False
-) -> VerifyResult:
-    """Check every frame of a bundle, its index and its signatures; ``keys`` say whom to trust (``None``: nobody).
-
-    Raises ``TrustRefused`` for a bundle that nobody trusted signed, unless that is allowed; ``DigestMismatch`` with the result
-    if anything is damaged or missing (``BundleUnfinished`` if it was not written yet); ``UsageProblem`` if there is no bundle.
-    """
-    begun = time.monotonic()
-    (path,) = find_bundles([path])
-    bundle, warnings = open_trusted(path, keys, allow_unsigned=allow_unsigned)
-    check = check_bundle(bundle, progress)
-    lack = _lack(bundle)
-    unfinished = bool(lack) and not check.findings and not bundle.finished
-    result = VerifyResult(
-        subject=str(path),
-        signer=bundle.signer.name if bundle.signer else None,
-        unit="frame",
-        checked=check.frames,
-        size=check.size,
-        seconds=time.monotonic() - begun,
-        damage=(*(() if unfinished else lack), *(_damage(bundle, finding) for finding in check.findings)),
-        warnings=warnings,
-    )
-    if unfinished:
-        message = f"{path} is not finished: {bundle.lack}"
-        raise BundleUnfinished(message, hint=FINISH, result=result, models=lack[0].models)
-    return _judged(result)
+def _entry(vault: Vault, name: ModelName) -> IndexEntry:
+    try:
+        return vault.entry(name)
+    except UsageProblem as error:
+        if Path(name.text).exists():
+            error.hint = f"for what lies in the directory of that name, write ./{name}"
+        raise
 
 
 def _judged(result: VerifyResult) -> VerifyResult:
@@ -103,10 +80,9 @@ def _judged(result: VerifyResult) -> VerifyResult:
         return result
     first = result.damage[0]
     models = sorted({model for item in result.damage for model in item.models})
-    again = f"pull or import the affected models again: {', '.join(models[:5])}"
     raise DigestMismatch(
         f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
-        hint="write the bundle again, to another drive if it happens again" if result.unit == "frame" else again,
+        hint=f"pull or import the affected models again: {', '.join(models[:5])}",
         result=result,
     )
 
@@ -156,7 +132,9 @@ def _problem(vault: Vault, digest: Digest, advance: Callable[[int], None]) -> st
     except ModelvaultError as error:
         return f"its SHA-256 is {actual.hex}, and it cannot be moved aside: {error.message}"
     # Where it is another file than before, somebody has brought it anew meanwhile.
-    return f"its SHA-256 is {actual.hex}; it was moved aside" if aside else _problem(vault, digest, advance)
+    if aside is None:
+        return _problem(vault, digest, advance)
+    return f"its SHA-256 is {actual.hex}; it was moved aside as {aside.name}, which `modelvault gc` frees"
 
 
 def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> VerifyResult:
@@ -173,21 +151,3 @@ def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> Verif
             raise
         return replace(result, warnings=(*result.warnings, f"the outcome could not be recorded: {error.message}"))
     return result
-
-
-def _lack(bundle: OpenBundle) -> tuple[Damage, ...]:
-    """Sum up the volumes that are not there."""
-    if not bundle.missing:
-        return ()
-    lost = {member.digest for number in bundle.missing for member in bundle.index.volumes[number - 1] if member.size}
-    problem = "missing" if bundle.finished else "not written yet"
-    return (Damage(name_volumes(bundle.missing), problem, tuple(map(str, bundle.index.needing(lost)))),)
-
-
-def _damage(bundle: OpenBundle, finding: Finding) -> Damage:
-    """Say which files and models a finding concerns: those of which a piece lies there."""
-    where = f"volume {finding.volume}" + (f", frame {finding.frame}" if finding.frame else "")
-    files = [bundle.index.called(blob) for blob in finding.blobs[:_MOST_FILES]]
-    more = f" and {len(finding.blobs) - _MOST_FILES} more" if len(finding.blobs) > _MOST_FILES else ""
-    problem = f"{finding.reason}; it holds {', '.join(files)}{more}" if files else finding.reason
-    return Damage(where, problem, tuple(map(str, bundle.index.needing(set(finding.blobs)))))

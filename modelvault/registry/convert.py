@@ -17,11 +17,10 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import decode_recipe, encode_recipe
-from modelvault.registry.rows import BundleRow, CheckRow, EventRow, InstallRow, MetadataRow, ModelRow
+from modelvault.registry.rows import BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow
 from modelvault.registry.schema import (
     BundleTable,
     CheckTable,
-    EventTable,
     FileTable,
     InstallTable,
     MetadataTable,
@@ -151,7 +150,7 @@ def metadata_row(row: MetadataTable) -> MetadataRow:
 
 def check_row(row: CheckTable) -> CheckRow:
     """Read a check."""
-    return CheckRow(row.model, row.blob, row.checked_at, row.outcome, row.detail)
+    return CheckRow(row.model, row.checked_at, row.outcome, row.detail)
 
 
 def bundle_row(row: BundleTable) -> BundleRow:
@@ -180,11 +179,6 @@ def install_row(row: InstallTable) -> InstallRow:
         installed_at=row.installed_at,
         removed_at=row.removed_at,
     )
-
-
-def event_row(row: EventTable) -> EventRow:
-    """Read a mirrored event."""
-    return EventRow(row.number, row.time, row.kind, _table(row.data))
 
 
 def _table(text: str) -> dict[str, Any]:

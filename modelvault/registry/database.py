@@ -19,7 +19,6 @@ from modelvault.registry.rows import (
     BundleRow,
     CheckRow,
     Direction,
-    EventRow,
     InstallRow,
     MetadataRow,
     ModelRow,
@@ -28,7 +27,6 @@ from modelvault.registry.schema import (
     BlobTable,
     BundleTable,
     CheckTable,
-    EventTable,
     FileTable,
     InstallTable,
     MetadataTable,
@@ -183,13 +181,6 @@ class Registry:
         """Whether this, the log's last event, is the newest that was applied."""
         with self._reading() as session:
             return replay.History(session).ends_with(event)
-
-    def events(self) -> tuple[EventRow, ...]:
-        """Give the mirrored events, in order."""
-        with self._reading() as session:
-            return tuple(
-                convert.event_row(row) for row in session.scalars(select(EventTable).order_by(EventTable.number))
-            )
 
     def checks(self, name: ModelName) -> tuple[CheckRow, ...]:
         """Give the checks of a model, the newest first."""

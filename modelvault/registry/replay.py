@@ -70,18 +70,20 @@ class History:
         for event in log():
             if event.number > known:
                 self.apply(event)
-            elif not self._mirrors(event):
-                for table in (CheckTable, BundleTable, InstallTable, EventTable):
-                    self._session.execute(delete(table).execution_options(synchronize_session=False))
-                for other in log():
-                    self.apply(other)
-                break
-            else:
+            elif self._mirrors(event):
                 agreed = event.number
-        else:
-            gone = delete(EventTable).where(EventTable.number > agreed, EventTable.number <= known)
-            self._session.execute(gone.execution_options(synchronize_session=False))
+            else:
+                self._begin_anew(log())
+                return known - agreed
+        gone = delete(EventTable).where(EventTable.number > agreed, EventTable.number <= known)
+        self._session.execute(gone.execution_options(synchronize_session=False))
         return known - agreed
+
+    def _begin_anew(self, log: Iterable[LoggedEvent]) -> None:
+        for table in (CheckTable, BundleTable, InstallTable, EventTable):
+            self._session.execute(delete(table).execution_options(synchronize_session=False))
+        for event in log:
+            self.apply(event)
 
     def _mirrors(self, event: LoggedEvent) -> bool:
         columns = select(EventTable.time, EventTable.kind, EventTable.data).where(EventTable.number == event.number)
@@ -113,7 +115,6 @@ def add_check(session: Session, check: CheckRow) -> None:
         [
             {
                 "model": check.model,
-                "blob": check.blob,
                 "checked_at": check.checked_at,
                 "outcome": check.outcome,
                 "detail": check.detail,
@@ -175,10 +176,7 @@ def _published(session: Session, data: Mapping[str, Any], when: str) -> None:
 
 
 def _checked(session: Session, data: Mapping[str, Any], when: str) -> None:
-    model, blob = _optional(data, "model"), _optional(data, "blob")
-    if model is None and blob is None:
-        raise ValueError("neither a model nor a blob is named")
-    add_check(session, CheckRow(model, blob, when, _text(data, "outcome"), _optional(data, "detail")))
+    add_check(session, CheckRow(_text(data, "model"), when, _text(data, "outcome"), _optional(data, "detail")))
 
 
 def _bundle(direction: Direction) -> Callable[[Session, Mapping[str, Any], str], None]:

@@ -44,10 +44,9 @@ class MetadataRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckRow:
-    """One time that a model (or a single blob of it) was hashed again. ``outcome`` is ``ok``, ``damaged`` or ``missing``."""
+    """One time that a model was hashed again. ``outcome`` is ``ok`` or ``damaged``."""
 
-    model: str | None
-    blob: str | None
+    model: str
     checked_at: str
     outcome: str
     detail: str | None = None
@@ -79,13 +78,3 @@ class InstallRow:
     record: Mapping[str, Any]
     installed_at: str
     removed_at: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """An event of the log, as mirrored."""
-
-    number: int
-    time: str
-    kind: str
-    data: Mapping[str, Any]

@@ -108,17 +108,13 @@ class MetadataTable(Base):
 
 
 class CheckTable(Base):
-    """When a model or a blob was hashed again, and what came of it."""
+    """When a model was hashed again, and what came of it."""
 
     __tablename__ = "checks"
-    __table_args__ = (
-        CheckConstraint("model IS NOT NULL OR blob IS NOT NULL", name="ck_checks_subject"),
-        Index("ix_checks_model", "model", "checked_at"),
-    )
+    __table_args__ = (Index("ix_checks_model", "model", "checked_at"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    model: Mapped[str | None]
-    blob: Mapped[str | None]
+    model: Mapped[str]
     checked_at: Mapped[str]
     outcome: Mapped[str]
     detail: Mapped[str | None]

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from modelvault.errors import InvalidModelFile, ModelvaultError
+from modelvault.errors import ModelvaultError, VaultDamaged
 from modelvault.serve.ranges import FileBytes, Span, UnsatisfiableRange, parse_range
 from modelvault.serve.repositories import (
     FileViews,
@@ -189,7 +189,7 @@ class _Hub:
         blob = self._shelf.blob_path(view.blob)
         on_disk = blob.stat().st_size
         if on_disk != view.size:
-            raise InvalidModelFile(str(blob), "blob-size", f"it has {on_disk:,} bytes instead of {view.size:,}")
+            raise VaultDamaged(f"{blob}: it has {on_disk:,} bytes instead of {view.size:,}", path=str(blob))
         etag = f'"{view.etag}"'
         headers = {
             **_headers(snapshot),

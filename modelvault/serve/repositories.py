@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modelvault.artifact import Algorithm, Digest, FileRole, FileSpec, ModelName, Recipe, StoredModel
+from modelvault.artifact import Algorithm, Digest, FileRole, FileSpec, ModelName, StoredModel
 from modelvault.errors import ModelvaultError
 from modelvault.modelpack import IndexEntry
 
@@ -27,7 +27,7 @@ class Shelf(Protocol):
         """Name all models and their manifests as they are now. Asked for every request: cheap."""
         ...
 
-    def load(self, name: ModelName, manifest: Digest, recipe: Recipe | None = None) -> StoredModel:
+    def load(self, entry: IndexEntry) -> StoredModel:
         """Read one model. Asked once for each manifest. Raises ``ModelvaultError`` or ``OSError`` for a damaged one."""
         ...
 
@@ -188,7 +188,7 @@ class Models:
 
     def _load(self, entry: IndexEntry) -> tuple[int, StoredModel] | None:
         try:
-            stored = self._shelf.load(entry.name, entry.manifest, entry.recipe)
+            stored = self._shelf.load(entry)
             return self._shelf.blob_path(entry.manifest).stat().st_mtime_ns, stored
         except (ModelvaultError, OSError) as error:
             if entry.manifest not in self._damaged:

@@ -74,8 +74,13 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listener.close()
             raise
+    except (socket.gaierror, UnicodeError) as error:
+        raise UsageProblem(
+            f"cannot listen on {host!r}: there is no such address",
+            hint="--host takes an address or a name of this machine, such as 127.0.0.1",
+            host=host,
+        ) from error
     except (OSError, OverflowError) as error:
-        # socket.create_server words its errors in its own way; the number is the system's.
         reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
         raise UsageProblem(
             f"cannot listen on {host} port {port}: {reason}",

@@ -1,6 +1,6 @@
 """Ranges of bytes over HTTP with urllib3: proxies and certificates as the environment says, nothing retried here.
 
-urllib3 moves bytes four times as fast as the client that huggingface_hub uses (docs/explanation/speed.md).
+urllib3 moves bytes four times as fast as the client that huggingface_hub uses (docs/explanation/dependencies.md).
 """
 
 import contextlib

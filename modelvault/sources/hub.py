@@ -49,6 +49,7 @@ _PATIENCE = 300.0  # seconds that the listing waits if the hub asks for it
 _HOPS = 5
 _RESOLVES = 3
 _MAX_FILES = 100_000  # files and folders of a repository; the Hub itself advises to stay below that
+_MAX_REQUESTS = 2_000  # for one model: pages of 50 files, and room for retries; the Hub's pages have 1000
 _OK = {200, 206}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _EXPIRED = {401, 403, 404, 410}
@@ -68,7 +69,7 @@ class HubSource:
         proxy_for(self.endpoint)  # one that is no address must be named as such, before either client meets it
         token = token or None
         context = _certificates()
-        set_client_factory(lambda: _client(context))
+        set_client_factory(lambda: _client(context, itertools.count(1)))
         self._headers = build_hf_headers(token=token, library_name="modelvault", library_version=__version__)
         self._api = HfApi(endpoint=self.endpoint, token=token, library_name="modelvault", library_version=__version__)
         self._web = Web(context, connections)
@@ -246,10 +247,9 @@ def _license(info: ModelInfo) -> str | None:
     named = card.get("license") if card is not None else None
     if named == "other" and card is not None:
         named = card.get("license_name") or named
-    if isinstance(named, str) and named:
-        return named
     tags = (tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:"))
-    return next(tags, None)
+    # A garbled one counts as none: anybody may write a card.
+    return next((text for text in (named, *tags) if isinstance(text, str) and text and text.isprintable()), None)
 
 
 def _offline(endpoint: str) -> SourceUnavailable:
@@ -295,14 +295,13 @@ def _context(variable: str, bundle: str) -> ssl.SSLContext:
         ) from error
 
 
-def _client(context: ssl.SSLContext) -> httpx2.Client:
-    return httpx2.Client(
-        event_hooks={"request": [_before_request]}, follow_redirects=True, timeout=30.0, verify=context
-    )
+def _client(context: ssl.SSLContext, requests: Iterator[int]) -> httpx2.Client:
+    def before(request: httpx2.Request) -> None:
+        if is_offline_mode():
+            raise OfflineModeIsEnabled(f"cannot reach {request.url}")
+        if next(requests) > _MAX_REQUESTS:  # a listing of pages without files, each leading to the next, never ends
+            raise ValueError(f"its listing has more than {_MAX_REQUESTS:,} pages")
+        # huggingface_hub asks for no time limit at all in its listings; a dead connection would hang for ever.
+        request.extensions["timeout"] = httpx2.Timeout(30.0).as_dict()
 
-
-def _before_request(request: httpx2.Request) -> None:
-    if is_offline_mode():
-        raise OfflineModeIsEnabled(f"cannot reach {request.url}")
-    # huggingface_hub asks for no time limit at all in its listings; a dead connection would hang for ever.
-    request.extensions["timeout"] = httpx2.Timeout(30.0).as_dict()
+    return httpx2.Client(event_hooks={"request": [before]}, follow_redirects=True, timeout=30.0, verify=context)

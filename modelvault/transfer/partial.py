@@ -192,7 +192,8 @@ class Partial:
     def forget(self) -> None:
         """Forget all pieces, on disk too: the next run fetches the file anew."""
         self._open_journal().clear()
-        os.ftruncate(self.descriptor, 0)
+        os.ftruncate(self.descriptor, 0)  # frees the room
+        os.ftruncate(self.descriptor, self.size)  # by which a listing knows what is wanted
 
     def _open_journal(self) -> Journal:
         if self._journal is None:

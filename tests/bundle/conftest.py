@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bundle_world import World, small_world
 
-from modelvault.bundle.writer import Written
+from modelvault.bundle.written import Written
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from pathlib import Path
 from modelvault.bundle.format import decode
 from modelvault.bundle.reader import open_bundle
 from modelvault.bundle.receive import receive
-from modelvault.bundle.writer import WriteOptions, write_bundle
+from modelvault.bundle.writer import write_bundle
+from modelvault.bundle.written import WriteOptions
 from modelvault.keys import KeyRing
 from modelvault.progress import NoTask
 
@@ -78,7 +79,8 @@ def main(verb: str, source: str, vault: str, target: str) -> None:
     keys = KeyRing(home / "keys")
     if verb == "write":
         index = decode(Path(source).read_bytes())
-        options = WriteOptions(Path(target) / index.directory_name, home / "partial", threads=2)
+        directories = tuple(Path(drive) / index.directory_name for drive in target.split(os.pathsep))
+        options = WriteOptions(directories, home / "partial", threads=2)
         write_bundle(index, options, lambda digest: home / "blobs" / digest.hex, keys.signer(), Lines())
     else:
         bundle = open_bundle(Path(source), keys.verify)

@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 from bundle_world import MIB, World, noise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from index_values import edited, indexes, source
 
-from modelvault import modelpack
-from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Traits
+from modelvault.artifact import Digest
 from modelvault.bundle import layout
 from modelvault.bundle.codec import compress, decompress
 from modelvault.bundle.format import canonical_json, decode, encode
@@ -29,39 +28,10 @@ from modelvault.bundle.index import (
     name_volumes,
 )
 from modelvault.bundle.layout import END, FRAME, OWN_FRAMES, Literal
-from modelvault.bundle.plan import PlanOptions, SourceModel, next_sequence, plan_index
+from modelvault.bundle.plan import PlanOptions, next_sequence, plan_index
 from modelvault.bundle.table import Frame, FrameTable, decode_table, encode_table
-from modelvault.bundle.writer import Written
+from modelvault.bundle.written import Written
 from modelvault.errors import UsageProblem
-
-SIZES = st.one_of(
-    st.integers(0, 2000),
-    st.integers(0, 40 * MIB),
-    st.integers(-600, 600).map(lambda near: OWN_FRAMES + near),
-    st.integers(-600, 600).map(lambda near: FRAME + near),
-    st.integers(0, 3 * MAX_MEMBER),
-)
-
-
-def source(name: str, sizes: Sequence[int]) -> SourceModel:
-    """A model whose files exist in name and size only: planning reads no byte."""
-    files = tuple(
-        FileSpec(f"{position:04d}.bin", size, Digest.of_bytes(f"{name} {position} {size}".encode()))
-        for position, size in enumerate(sizes)
-    )
-    model = Model(ModelName(name), Origin("folder"), files, Traits("gguf"))
-    manifest, config = modelpack.encode_manifest(model), modelpack.encode_config(model)
-    return SourceModel(modelpack.store_form(model), manifest, config)
-
-
-@st.composite
-def indexes(draw: st.DrawFn) -> Index:
-    names = draw(st.lists(st.sampled_from(["a", "b/c", "b/d:Q4_K_M"]), min_size=1, unique=True))
-    models = [source(name, draw(st.lists(SIZES, max_size=6))) for name in names]
-    volume = draw(st.one_of(st.integers(2 * MIB, 64 * MIB), st.integers(2 * MIB, 6 << 30)))
-    return plan_index(
-        models, PlanOptions("models", draw(st.integers(1, 1 << 53) | st.just(1)) % (1 << 53) or 1, volume)
-    )
 
 
 @given(indexes())
@@ -145,13 +115,6 @@ def test_codec_refuses_what_follows() -> None:
     for extra in (stored, b"x", b"\0" * 100):
         with pytest.raises(BundleRefused):
             decompress(stored + extra, 3)
-
-
-def edited(data: bytes, **changes: Any) -> bytes:
-    """An index with other values, in canonical form."""
-    document = json.loads(data) | changes
-    document = {key: value for key, value in document.items() if value is not ...}
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def hostile_indexes(data: bytes) -> dict[str, bytes]:

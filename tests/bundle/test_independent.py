@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bundle_world import World, flip
 
-from modelvault.bundle.writer import Written
+from modelvault.bundle.written import Written
 
 READER = Path(__file__).with_name("independent_reader.py")
 

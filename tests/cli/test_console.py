@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from faulty_hub import FaultyHub
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from make_models import make_large_gguf
 from refusals import failed
 
 from modelvault.cli.console import LineProgress, counted, human_size, human_time, wrapped
-from modelvault.cli.run import printable
+from modelvault.cli.run import printable, run
 from modelvault.cli.tables import fit, table
 
 
@@ -34,12 +36,15 @@ from modelvault.cli.tables import fit, table
         (0, "0 B"),
         (999, "999 B"),
         (1000, "1 kB"),
+        (999_400, "999 kB"),
+        (999_600, "1 MB"),
+        (999.6, "1 kB"),
         (4_920_000_000, "4.92 GB"),
         (700 * 10**9, "700 GB"),
         (12 * 10**11, "1.20 TB"),
     ],
 )
-def test_sizes(size: int, text: str) -> None:
+def test_sizes(size: float, text: str) -> None:
     """Breaks if sizes are shown in another unit than drives are sold in."""
     assert human_size(size) == text
 
@@ -103,9 +108,16 @@ def test_lines_report_the_whole_only() -> None:
 
 
 def on_terminal(
-    machine: Machine, *arguments: str | Path, columns: int = 80, then: Callable[[int], None] | None = None
+    machine: Machine,
+    *arguments: str | Path,
+    columns: int = 80,
+    then: Callable[[int], None] | None = None,
+    answer: tuple[bytes, bytes] | None = None,
 ) -> str:
-    """Run a command on a pseudo-terminal and give what it showed; ``then`` may type into it meanwhile."""
+    """Run a command on a pseudo-terminal and give what it showed.
+
+    ``then`` may type into it meanwhile; of ``answer``, the second is typed once the first was shown.
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))  # a new one has no size at all
     environment = machine.environment() | {"TERM": "xterm-256color"}
@@ -113,10 +125,13 @@ def on_terminal(
     shown = b""
 
     def read() -> None:
-        nonlocal shown
+        nonlocal shown, answer
         with contextlib.suppress(OSError):  # Linux: EIO when the other side is closed
             while piece := os.read(leader, 65536):
                 shown += piece
+                if answer is not None and answer[0] in shown:
+                    os.write(leader, answer[1])
+                    answer = None
 
     with subprocess.Popen(
         ("setsid", "--ctty", *PROGRAM, *map(str, arguments)),
@@ -223,8 +238,56 @@ def test_prose_is_wrapped_on_a_terminal_only() -> None:
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     with os.fdopen(follower, "w") as stream:
         lines = wrapped(text, stream).split("\n")
+        command = "type one of:\n  modelvault uninstall org/a-rather-long-name --engine ollama=/srv/models"
+        assert wrapped(command, stream) == command
     os.close(leader)
     assert lines == [
         "tiny goes into no engine; to install it:",
         "  `modelvault install org/a-rather-long-name --engine ollama=/srv/models`",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [(b"\x03", "error: interrupted"), (b"\x04", "hint: run `modelvault keys show` on")],
+    ids=["ctrl-c", "ctrl-d"],
+)
+def test_no_answer_to_the_fingerprint(machine: Callable[..., Machine], key: bytes, said: str) -> None:
+    """Breaks if who does not know the fingerprint, and leaves, is told of a defect."""
+    pc = machine("pc", NO_COLOR="1")
+    pc.run("keys", "new", "default")
+    public_key = pc.vault / "keys" / "default.pub"
+    shown = on_terminal(pc, "keys", "trust", public_key, answer=(b"was made: ", key))
+    assert said in shown
+    assert "\r\nerror:" in shown
+    assert "internal error" not in shown
+
+
+def test_narrow_terminals_keep_words_whole() -> None:
+    """Breaks if a table becomes a column of letters where a terminal is a narrow pane."""
+    rows = [("organization/a-model-with-a-long-name", "safetensors", "Q4_K_M", "4.92 GB")]
+    shown = list(fit(("model", "format", "quantization", "size"), rows, right=(3,), width=20))
+    assert "safetensors" in shown[1]
+    assert "quantization" in shown[0]
+    assert len(shown) < 6
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"), [("pull", True), ("import", True), ("install", False), ("verify", False)]
+)
+def test_interrupted(command: str, capsys: pytest.CaptureFixture[str], *, goes_on: bool) -> None:
+    """Breaks if somebody who ends a copy of 40 GB is told that it goes on where it stopped."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(typer.Exit) as left:
+            run(command, as_json=False, work=interrupted, render=lambda _: ())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.exit_code == 130
+    said = capsys.readouterr().err
+    assert "run the same command again" in said
+    assert ("it goes on where it stopped" in said) is goes_on

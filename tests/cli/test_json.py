@@ -4,39 +4,64 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pytest
 from faulty_hub import FaultyHub
-from machines import Machine, only_bundle, trust
+from generate_docs import commands, help_of
+from machines import Machine, only_bundle, trust_site
+from result_keys import RESULTS, fits, shape
+
+from modelvault.results import Damage
 
 FROZEN = Path(__file__).with_name("json_keys.json")
 ENVELOPE = ["schema", "command", "status", "result", "warnings", "error"]
 
 
-def shape(value: Any) -> Any:
-    """Reduce a result to its keys: what is a list becomes the shape of its first element."""
-    if isinstance(value, dict):
-        return {key: shape(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return "value"
-
-
-def test_keys_are_frozen(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
+def test_keys_are_frozen() -> None:
     """Breaks if a key of a result goes or gets another name; a new key is added to json_keys.json on purpose."""
+    shapes = {command: shape(kind) for command, kind in RESULTS.items()}
+    if "MODELVAULT_FREEZE" in os.environ:
+        FROZEN.write_text(json.dumps(shapes, indent=1, sort_keys=True) + "\n")
+    assert shapes == json.loads(FROZEN.read_text()), (
+        "if the new keys are meant: MODELVAULT_FREEZE=1 pytest tests/cli/test_json.py"
+    )
+
+
+def test_every_command_is_frozen() -> None:
+    """Breaks if the results of a new command are neither frozen nor documented."""
+    names = set()
+    for name in commands(help_of()):
+        names |= {f"{name} {inner}" for inner in commands(help_of(name))} or {name}
+    assert names == {command.removesuffix(" --dry-run") for command in RESULTS}
+
+
+@pytest.mark.parametrize(
+    ("value", "sound"),
+    [({"where": "a", "problem": "b", "models": ["c"]}, True), ({"where": "a", "problem": "b"}, False), ([], False)]
+    + [({"where": "a", "problem": "b", "models": models}, False) for models in (None, "c", [1])],
+)
+def test_a_shape_takes_nothing_else(value: object, sound: bool) -> None:
+    """Breaks if the next test cannot fail."""
+    assert fits(Damage, value) == sound
+
+
+def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
+    """Breaks if a command prints another result than the one that is frozen and documented for it."""
     drive = tmp_path / "drive"
     drive.mkdir()
     server = machine("server")
     folder = server.root / "models"
-    found: dict[str, Any] = {}
+    noted = set()
 
     def note(who: Machine, *arguments: str | Path) -> None:
         document = who.json(*arguments).document
         assert list(document) == ENVELOPE
         assert document["schema"] == "modelvault/1"
         assert document["status"] == "ok"
-        variant = " --dry-run" if "--dry-run" in arguments else ""
-        found[document["command"] + variant] = shape(document["result"])
+        planned = f"{document['command']} --dry-run"
+        command = planned if "--dry-run" in arguments and planned in RESULTS else document["command"]
+        assert fits(RESULTS[command], document["result"]), document
+        noted.add(command)
 
     with FaultyHub({"demo/tiny-GGUF": tiny_gguf}) as hub:
         pc = machine("pc", hub.url)
@@ -44,6 +69,7 @@ def test_keys_are_frozen(machine: Callable[..., Machine], tiny_gguf: Path, tmp_p
         note(pc, "pull", "demo/tiny-GGUF")
     note(pc, "add", tiny_gguf, "--name", "tiny")
     note(pc, "inspect", tiny_gguf)
+    note(pc, "inspect", tiny_gguf.parent)
     note(pc, "list")
     note(pc, "verify")
     note(pc, "keys", "new", "default")
@@ -51,9 +77,17 @@ def test_keys_are_frozen(machine: Callable[..., Machine], tiny_gguf: Path, tmp_p
     note(pc, "bundle", "tiny", "--to", drive)
     note(pc, "keys", "list")
     note(pc, "keys", "show")
-    trust(server, pc, only_bundle(drive))
+    note(pc, "inspect", only_bundle(drive))
+    note(pc, "verify", only_bundle(drive))
+    fingerprint = pc.json("keys", "show").result["keys"][0]["fingerprint"]
+    note(server, "keys", "trust", only_bundle(drive) / "default.pub", "--fingerprint", fingerprint)
     note(server, "import", drive, "--dry-run", "--engine", f"folder={folder}")
     note(server, "import", drive, "--engine", f"folder={folder}")
+    note(server, "receipt", "write", drive, "--site", "lab")
+    trust_site(pc, drive / "lab.pub", server)
+    note(pc, "receipt", "add", drive)
+    note(pc, "receipt", "list")
+    note(pc, "receipt", "show", "lab")
     note(server, "show", "tiny")
     note(server, "install", "tiny", "--engine", f"folder={folder}")
     note(server, "uninstall", "tiny", "--engine", f"folder={folder}")
@@ -62,12 +96,7 @@ def test_keys_are_frozen(machine: Callable[..., Machine], tiny_gguf: Path, tmp_p
     note(server, "gc")
     note(server, "catalog")
     note(server, "keys", "revoke", "default")
-    found["show"]["metadata"] = found["inspect"]["items"][0]["metadata"] = "by key"
-    if "MODELVAULT_FREEZE" in os.environ:
-        FROZEN.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    assert found == json.loads(FROZEN.read_text()), (
-        "if the new keys are meant: MODELVAULT_FREEZE=1 pytest tests/cli/test_json.py"
-    )
+    assert noted == RESULTS.keys() - {"serve"}
 
 
 def test_errors_have_the_same_envelope(machine: Callable[..., Machine]) -> None:

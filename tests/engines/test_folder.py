@@ -42,6 +42,10 @@ def test_files_of_the_users_are_kept(folder: Case) -> None:
     mine = folder.directory / record.installed_name / "tabby_config.yml"
     mine.write_text("mine")
     assert folder.engine.install(folder.request()) == record
+    weights = mine.parent / "model.safetensors"
+    weights.unlink()
+    assert folder.engine.install(folder.request(previous=record)) == record
+    assert folder.engine.verify(record) == []
     updated = folder.request(folder.stored(weights=b"new"), previous=record)
     with pytest.raises(EngineRefused, match=r"tabby_config\.yml is in the way"):
         folder.engine.install(updated)
@@ -78,7 +82,6 @@ def test_an_edited_file_is_kept(folder: Case) -> None:
     """A config.json that somebody tuned for hours is theirs, and is named; and a later install does not overwrite it."""
     record = folder.engine.install(folder.request())
     edited = folder.directory / record.installed_name / "config.json"
-    edited.unlink()  # as editors do: the file that is linked to the vault stays as it is
     edited.write_text('{"tuned": true}')
     removal = folder.engine.uninstall(record)
     assert removal.kept == (str(edited),)

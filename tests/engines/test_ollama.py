@@ -177,7 +177,7 @@ def test_the_users_modelfile_beats_the_recipe(ollama: Case) -> None:
     request = ollama.request(modelfile="FROM /elsewhere.gguf\nSYSTEM mine\n")
     warnings = ollama.engine.plan(request).warnings
     assert any("FROM is ignored" in warning for warning in warnings)
-    assert any("no TEMPLATE" in warning for warning in warnings)
+    assert any("org/tiny:Q8_0: no TEMPLATE" in warning for warning in warnings)
     assert ollama.engine.plan(ollama.request()).warnings == ()
     record = ollama.engine.install(request)
     assert record.modelfile == f"FROM {ollama.directory / record.files[0].path}\nSYSTEM mine\n"

@@ -3,14 +3,17 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
 import pytest
 from engine_cases import Blobs
 
+from modelvault.artifact import FileSpec
 from modelvault.engines import InstallRequest, LinkKind, LinkMode, Owner, Surroundings, Target, engines, parse_target
-from modelvault.engines.place import Placer, Wanted, resolve_owner
+from modelvault.engines.caretaker import resolve_owner
+from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import UsageProblem
 
 
@@ -134,13 +137,13 @@ def test_reflink_for_another_owner(btrfs: Path) -> None:
     """Where the file system can, another user's engine costs no space, and still cannot reach the vault's blob."""
     blobs = Blobs(btrfs / "vault")
     digest = blobs.add(os.urandom(1 << 20))
-    wanted = Wanted(blobs.path(digest), digest, 1 << 20)
+    wanted = Wanted(blobs.path(digest), FileSpec("a.gguf", 1 << 20, digest))
     directory = btrfs / "engine"
     directory.mkdir()
     request = InstallRequest(
         blobs.model("x", {"a": b"b"}), blobs.path, Target("folder", directory), owner=Owner(1234, 1234)
     )
-    placer = Placer.of(request)
+    placer = Placer(request)
     assert placer.predict(wanted, directory / "later") is LinkKind.REFLINK
     assert list(directory.iterdir()) == []
     assert placer.bring(wanted, directory / "a") is LinkKind.REFLINK
@@ -149,10 +152,10 @@ def test_reflink_for_another_owner(btrfs: Path) -> None:
     (directory / "a").write_bytes(b"changed")
     assert blobs.intact()
     subprocess.run(["btrfs", "subvolume", "create", str(btrfs / "sub")], check=True, capture_output=True)
-    same = Placer(Owner(0, 0))
+    same = Placer(replace(request, owner=Owner(0, 0)))
     assert same.predict(wanted, btrfs / "sub") is LinkKind.REFLINK  # hard links do not cross subvolumes, reflinks do
     assert same.bring(wanted, btrfs / "sub/a") is LinkKind.REFLINK
-    only = Placer(Owner(0, 0), link=LinkMode.REFLINK)
+    only = Placer(replace(request, owner=Owner(0, 0), link=LinkMode.REFLINK))
     assert only.bring(wanted, btrfs / "vault/b") is LinkKind.REFLINK
 
 
@@ -167,8 +170,8 @@ def test_bind_mount_of_one_device(tmp_path: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("bind mounts need root")
     try:
-        placer = Placer(Owner(0, 0))
-        wanted = Wanted(blobs.path(digest), digest, 4)
+        placer = Placer(InstallRequest(blobs.model("x", {"a": b"b"}), blobs.path, Target("folder", point)))
+        wanted = Wanted(blobs.path(digest), FileSpec("a.gguf", 4, digest))
         assert placer.predict(wanted, point) is LinkKind.COPY
         assert placer.bring(wanted, point / "a") is LinkKind.COPY
         assert placer.predict(wanted, tmp_path / "real") is LinkKind.HARD

@@ -107,10 +107,11 @@ def test_an_unfinished_bundle_is_told_as_such(loaded: Machine, machine: Callable
     assert "large" in document["error"]["data"]["models"]
 
     trust(server, loaded, bundle)
-    ran = server.run("import", bundle, "--only", "large", code=12)
-    assert "large: the bundle is not finished: volume" in ran.err
+    ran = server.run("import", bundle, "--only", "large", code=3)
+    assert "not written yet" in ran.err
     assert "hint: run the same bundle command again on the PC that wrote it" in ran.err
     assert "sha256:" not in ran.out + ran.err
+    loaded.run("bundle", "--to", drive, *PINNED)  # nothing under way is left behind, for the tests that follow
 
 
 # ── it was done before ──
@@ -317,7 +318,6 @@ def test_what_cannot_be_meant(loaded: Machine) -> None:
     before = set(loaded.vault.iterdir())
     for word, *arguments in (
         ("not a directory", "--to", "/nowhere/at/all"),
-        ("names no directory", "--to", ""),
         ("within the vault", "--to", str(loaded.vault)),
         ("within the vault", "--to", str(loaded.vault / "blobs")),
         ("no model nomodel", "nomodel", "--to", "/tmp"),

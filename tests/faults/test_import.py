@@ -114,8 +114,9 @@ def test_a_missing_volume_is_brought_later(delivery: Delivery) -> None:
     path = delivery.bundle / "volume-0002.tar.zst"
     path.unlink()
     ran = delivery.server.json("import", delivery.bundle, *delivery.engines, code=3)
-    assert outcomes(ran) == {GGUF: "installed", SHARDED: "refused"}
-    assert "volume 2 is missing" in reasons(ran)[SHARDED]
+    assert outcomes(ran) == {GGUF: "installed", SHARDED: "waiting"}
+    assert "waiting for volume 2" in reasons(ran)[SHARDED]
+    assert ran.result["imports"][0]["wanted"] == [2]
     assert ran.document["status"] == "partial"
     assert_nothing_of({SHARDED}, delivery)
     assert delivery.installed() == {GGUF}
@@ -501,6 +502,7 @@ def test_which_bundle(delivery: Delivery) -> None:
     server, drive = delivery.server, delivery.bundle.parent
     second = drive / "models-1.mvbundle"
     shutil.copytree(delivery.bundle, second)
+    flip_bit(second / "bundle.json", 9)  # another one: two copies of one bundle are no choice
     error = server.json("import", drive, code=2).document["error"]
     assert error["data"]["bundles"] == sorted(map(str, (delivery.bundle, second)))
     assert all(str(bundle) in error["hint"] for bundle in (delivery.bundle, second))
@@ -522,7 +524,10 @@ def test_mounted_drives_are_searched(delivery: Delivery, as_root: None) -> None:
     ran = delivery.server.run("import", prefix=(*prefix, drive, "sh"))
     assert f"/media/me/ssd/{delivery.bundle.name}" in ran.out
     assert delivery.server.models() == BOTH
-    two = drive.replace(" && exec", f" && cp -r {delivery.bundle} /mnt/copy.mvbundle && exec")
+    copy = drive.replace(" && exec", f" && cp -r {delivery.bundle} /mnt/copy.mvbundle && exec")
+    server_again = delivery.server.run("import", prefix=(*prefix, copy, "sh"))
+    assert "everything was here already" in server_again.out
+    two = copy.replace(" && exec", " && echo >> /mnt/copy.mvbundle/bundle.json && exec")
     ran = delivery.server.run("import", code=2, prefix=(*prefix, two, "sh"))
     assert f"/media/me/ssd/{delivery.bundle.name}" in ran.err
     assert "/mnt/copy.mvbundle" in ran.err

@@ -72,6 +72,7 @@ def test_no_network_and_no_hub_library(delivery: Delivery, as_root: None, tmp_pa
     server.run("uninstall", GGUF, "--engine", f"folder={folder}", prefix=alone)
     server.run("registry", "rebuild", prefix=alone)
     server.run("keys", "list", prefix=alone)
+    server.run("receipt", "write", tmp_path / "receipt.json", prefix=alone)
     server.run("rm", GGUF, prefix=alone)
     server.run("gc", prefix=alone)
 

@@ -13,7 +13,10 @@ def real_vocabularies() -> list[Path]:
     folder = Path(os.environ.get("MODELVAULT_TEST_DATA", "../shared/data")) / "gguf"
     files = sorted(folder.glob("*.gguf"))
     if not files:
-        pytest.skip(f"no GGUF files in {folder}; set MODELVAULT_TEST_DATA to the folder of test data")
+        reason = f"no GGUF files in {folder}; set MODELVAULT_TEST_DATA to the folder of test data"
+        if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
     return files
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_values import TIME, Logged, applied, install_record, last_event, report, stored
+from registry_values import TIME, Logged, applied, install_record, mirrored, report, stored
 
 from modelvault.artifact import ModelName
 from modelvault.errors import ModelvaultError, NoSpace, VaultLocked
@@ -132,7 +132,7 @@ def test_a_failed_call_leaves_no_half(tmp_path: Path) -> None:
         assert len(registry.metadata(ModelName("org/tiny:Q4_K_M"))) == len(report().metadata)
         with pytest.raises(ModelvaultError):
             applied(registry, Logged(1, "install", install_record()), Logged(2, "install", {}))
-        assert last_event(registry) == 0
+        assert mirrored(registry) == []
 
 
 @pytest.mark.parametrize("content", [b"<!doctype html>" * 100, b"SQLite format 3\0" + b"\1" * 4096])

@@ -74,6 +74,12 @@ def test_dry_runs_change_nothing(machine: Callable[..., Machine], tiny_gguf: Pat
     assert [step["link"] for step in plan["installs"]] == ["hard link"]
     assert server.models() == set()
     assert not engine.exists()
+    command = ("import", drive, "--engine", f"ollama={engine}")
+    server.run(*command)
+    for again in (server.run(*command, "--dry-run"), server.run(*command)):
+        assert "installed already" in again.out
+        assert "would" not in again.out.replace("would install as", "")
+        assert "installing" not in again.err
 
 
 def test_no_engine_is_no_failure(machine: Callable[..., Machine], tiny_gguf: Path, drive: Path) -> None:

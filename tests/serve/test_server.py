@@ -241,6 +241,14 @@ def test_taken_port_is_a_usage_problem(hub: Hub, shelf: FolderShelf) -> None:
         HubServer(create_app(shelf), "127.0.0.1", 70000)
 
 
+@pytest.mark.parametrize("host", ["", "nohost.invalid", "a" * 300])
+def test_a_host_that_is_none(shelf: FolderShelf, host: str) -> None:
+    """The port is not to blame, and the resolver's numbers are not the system's: what is wrong must be said."""
+    with pytest.raises(UsageProblem, match="no such address") as caught:
+        HubServer(create_app(shelf), host)
+    assert "--host" in (caught.value.hint or "")
+
+
 def test_every_endpoint_is_documented(shelf: FolderShelf) -> None:
     """The page is the contract for programs that are not ours."""
     page = (Path(__file__).parents[2] / "docs/reference/serve.md").read_text(encoding="utf-8")

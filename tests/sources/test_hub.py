@@ -60,7 +60,9 @@ def test_nothing_else_is_asked_for(hub: FaultyHub) -> None:
 def test_a_revision_is_pinned(hub: FaultyHub) -> None:
     """A branch that moves during the transfer would give a model made of two."""
     assert snapshot(hub, revision="main").commit == hub.commit("org/name")
-    assert all(hub.commit("org/name") in request.path for request in hub.asked() if "/tree/" in request.path)
+    listings = [request.path for request in hub.asked() if "/tree/" in request.path]
+    assert listings
+    assert all(hub.commit("org/name") in path for path in listings)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,7 @@ def test_a_revision_is_pinned(hub: FaultyHub) -> None:
         ({"cardData": {"license": "mit"}, "tags": ["license:other"]}, "mit"),
         ({"cardData": {"license": "other", "license_name": "llama3.1"}}, "llama3.1"),
         ({"cardData": {"license": ["mit"]}, "tags": ["license:mit"]}, "mit"),
+        ({"cardData": {"license": "gar\nbled"}, "tags": ["license:mit"]}, "mit"),
     ],
 )
 def test_the_license(hub: FaultyHub, info: dict[str, object], license_: str | None) -> None:
@@ -211,7 +214,9 @@ def test_through_a_proxy(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch) -> Non
     with source.open_range(result, result.files[1], 4, 12) as chunks:
         assert b"".join(chunks) == b"GGUFGGUF"
     source.close()
-    assert all(request.path.startswith("http://hub.invalid/") for request in hub.asked() if request.method == "GET")
+    paths = [request.path for request in hub.asked() if request.method == "GET"]
+    assert paths
+    assert all(path.startswith("http://hub.invalid/") for path in paths)
 
 
 @pytest.mark.parametrize("proxy", ["http://[bad", "proxy.example:port", "socks5://127.0.0.1:1080", "http://"])
@@ -242,6 +247,15 @@ def test_a_listing_without_end(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch) 
     hub.faults.endless = True
     assert "lists more than 100 files" in refused(hub)[0]
     assert len(hub.asked()) < 100
+
+
+def test_a_listing_of_empty_pages(hub: FaultyHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror whose pages are empty, each leading to the next, would keep a pull busy for ever."""
+    monkeypatch.setattr("modelvault.sources.hub._MAX_REQUESTS", 20)
+    hub.faults.endless = True
+    hub.page_size = 0
+    assert "more than 20 pages" in refused(hub)[0]
+    assert len(hub.asked()) <= 20
 
 
 def test_a_certificate_bundle_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

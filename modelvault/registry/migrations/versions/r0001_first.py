@@ -76,12 +76,10 @@ def _create_history() -> None:
     op.create_table(
         "checks",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("model", sa.Text()),
-        sa.Column("blob", sa.Text()),
+        sa.Column("model", sa.Text(), nullable=False),
         sa.Column("checked_at", sa.Text(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text()),
-        sa.CheckConstraint("model IS NOT NULL OR blob IS NOT NULL", name="ck_checks_subject"),
     )
     op.create_index("ix_checks_model", "checks", ["model", "checked_at"])
     op.create_table(

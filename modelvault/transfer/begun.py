@@ -12,7 +12,7 @@ from modelvault.transfer.values import Wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Begun:
     """What earlier runs brought of a file, and the room on disk that it still has to find; in bytes.
 
     ``here`` is what the journal claims; a transfer still compares it with the data.
@@ -31,10 +31,10 @@ class UnderWay:
     size: int
 
 
-def held(partial: Path, wanted: Wanted) -> Held:
+def begun(partial: Path, wanted: Wanted) -> Begun:
     """Look at one file that is wanted."""
     state = Partial(partial / wanted.key, wanted)
-    return Held(state.reused, state.unallocated())
+    return Begun(state.reused, state.unallocated())
 
 
 def under_way(partial: Path) -> Iterator[UnderWay]:

@@ -1,0 +1,343 @@
+"""One run of writing a bundle: which drive takes which volume, and what happens when one of them is full or vanishes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelvault.artifact import Digest
+from modelvault.bundle import drive, layout
+from modelvault.bundle.content import BadBlob, BlobReader, Frontier
+from modelvault.bundle.drives import Wanted, check, lacking, probe, survey, worst_case
+from modelvault.bundle.index import INDEX_FILE, Index, Signer, name_volumes, volume_name
+from modelvault.bundle.journal import Journal
+from modelvault.bundle.pipeline import default_threads
+from modelvault.bundle.readback import DriveLostData
+from modelvault.bundle.readme import readme
+from modelvault.bundle.restore import LIST_FILE, SCRIPT_FILE, restore_list, restore_script
+from modelvault.bundle.table import FrameTable
+from modelvault.bundle.target import Target, check_place
+from modelvault.bundle.volume import Job, VolumeWriter
+from modelvault.bundle.written import WriteOptions, Written, WrittenDrive
+from modelvault.errors import ModelvaultError, NoSpace
+from modelvault.progress import Progress
+
+README = "README.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be written. ``raw`` are the bytes of ``bundle.json``."""
+
+    index: Index
+    raw: bytes
+    options: WriteOptions
+    blobs: BlobReader
+    signer: Signer
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, order: Order, journal: Journal, progress: Progress) -> None:
+        """Prepare; nothing is touched yet."""
+        self._order = order
+        self._index = order.index
+        self._options = order.options
+        self._journal = journal
+        self._progress = progress
+        self._documents = _documents(order)
+        self._targets = [Target(directory, self._documents) for directory in order.options.directories]
+        self._taken_out: list[Target] = []
+        self._gone: list[FrameTable] = []
+        self._content = sum(layout.volume_length(members) for members in order.index.volumes)
+
+    def run(self) -> Written:
+        """Write what is not written yet, and finish every drive that is here."""
+        begun = time.monotonic()
+        wanted = survey(self._index, self._journal, self._options.directories)
+        for number, target in enumerate(self._targets):
+            with self._giving_up(target):
+                target.begin(self._progress, resumes=self._journal.resumed)
+                target.forget([volume.number for volume in wanted if volume.on != number])
+        resumed = self._volumes(wanted)
+        writing = time.monotonic() - begun - sum(target.read_back_seconds for target in self._taken_out)
+        self._finish()
+        drives = (*self._drives(), *self._drives_that_are_gone())
+        return Written(
+            directory=drives[0].directory,
+            index=Digest.of_bytes(self._order.raw),
+            volumes=len(self._index.volumes),
+            content=self._content,
+            stored=sum(drive.stored for drive in drives),
+            resumed=resumed,
+            read_back=all(drive.read_back for drive in drives if drive.volumes),
+            write_seconds=writing,
+            read_back_seconds=sum(target.read_back_seconds for target in (*self._taken_out, *self._targets)),
+            drives=drives,
+        )
+
+    # ── volumes ──
+
+    def _volumes(self, wanted: Sequence[Wanted]) -> int:
+        """Write them all; give the bytes of content that were written before."""
+        threads = self._options.threads or default_threads()
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            ThreadPoolExecutor(2) as side,
+            self._progress.task("writing the bundle", self._content, overall=True) as task,
+        ):
+            job = Job(
+                index=self._index,
+                digest=Digest.of_bytes(self._order.raw),
+                blobs=self._order.blobs,
+                frontier=Frontier(self._index.sizes),
+                journal=self._journal,
+                signer=self._order.signer,
+                progress=self._progress,
+                task=task,
+                pool=pool,
+                side=side,
+                ahead=threads + 1,
+                sums=not self._options.read_back,
+            )
+            try:
+                self._verify_patched(job)
+                return sum(self._volume(job, volume) for volume in wanted)
+            except BadBlob as error:
+                self._withdraw(job, error.blob)
+                raise
+
+    def _verify_patched(self, job: Job) -> None:
+        """Verify the blobs of a patch as a whole: not all of their bytes pass by."""
+        if self._index.patches is None:
+            return
+        for blob in self._index.blobs:
+            if job.blobs.digest(blob) != blob.digest:
+                raise BadBlob(blob.digest, "is damaged")
+            self._journal.add_blob(blob.digest)
+
+    def _withdraw(self, job: Job, blob: Digest) -> None:
+        """Unsign what holds a piece of a bad blob."""
+        self._journal.forget_blob(blob)
+        for number in self._index.volumes_of({blob}):
+            directory = self._journal.place(number)
+            if directory is not None:
+                with contextlib.suppress(drive.DriveFailed), drive.faults(directory, needed=lambda: 0):
+                    VolumeWriter(job, number, directory).withdraw(blob)
+
+    def _volume(self, job: Job, volume: Wanted) -> int:
+        """Bring a volume to its end, wherever that is; give the bytes of it that were written before."""
+        number, target = volume.number, None if volume.on is None else self._targets[volume.on]
+        if volume.gone or (target is not None and target.problem and self._journal.closed(number)):
+            if self._recall(job, number):
+                return layout.volume_length(self._index.volumes[number - 1])
+            target = None
+        if target is None or target.problem:
+            if self._journal.frames(number):
+                self._progress.log(f"{volume_name(number)} is on none of the drives here: it is written again")
+                self._journal.reset(number, 0)
+            target = None
+        while True:
+            target = target or self._with_room(number)
+            self._journal.begin_volume(number, target.directory)
+            writer = VolumeWriter(job, number, target.directory)
+            try:
+                written = writer.write()
+            except (drive.DriveFailed, NoSpace) as error:
+                self._make_way(target, number, error)
+                writer.begin_again()
+                target = None
+            else:
+                target.volumes.append(written)
+                return written.resumed
+
+    def _recall(self, job: Job, number: int) -> bool:
+        directory = self._journal.place(number)
+        table = VolumeWriter(job, number, directory).recall() if directory else None
+        if table is None:
+            self._progress.log(f"what {volume_name(number)} holds has changed in the vault: it is written again")
+            return False
+        self._gone.append(table)
+        return True
+
+    def _make_way(self, target: Target, number: int, error: ModelvaultError) -> None:
+        """Get ready to begin a volume again on another drive; raises the error if there is none for it."""
+        if error.data.get("path") != str(target.directory):
+            raise error  # it is the vault's own disk that is full
+        if isinstance(error, drive.DriveFailed):
+            self._give_up(target, error)
+            return
+        needed = worst_case(self._index.volumes[number - 1])
+        target.full = True
+        if self._options.swap is None and self._first_with_room(needed) is None:
+            raise error
+        target.forget([number])
+
+    # ── drives ──
+
+    def _live(self) -> list[Target]:
+        return [target for target in self._targets if target.problem is None]
+
+    def _with_room(self, number: int) -> Target:
+        """Choose the first drive with room for a volume. Raises ``NoSpace``, or an error of the last drive."""
+        needed = worst_case(self._index.volumes[number - 1])
+        while (target := self._first_with_room(needed)) is None:
+            if self._options.swap is None:
+                raise self._full(number)
+            self._swap(number, self._options.swap)
+        return target
+
+    def _first_with_room(self, needed: int) -> Target | None:
+        for target in self._live():
+            with self._giving_up(target):
+                if target.has_room(needed):
+                    return target
+        return None
+
+    def _full(self, number: int) -> ModelvaultError:
+        sizes = [worst_case(members) for members in self._index.volumes[number - 1 :]]
+        wanted = [Wanted(at, size, size) for at, size in enumerate(sizes, number)]
+        found = [probe(target.directory) for target in self._live()]
+        return lacking(wanted, found) or NoSpace(
+            f"no space left for {volume_name(number)}", hint="name one more drive with --to"
+        )
+
+    @contextlib.contextmanager
+    def _giving_up(self, target: Target) -> Iterator[None]:
+        """Go on without a drive that fails or is full inside the block, as long as there is another one."""
+        try:
+            yield
+        except drive.DriveFailed as error:
+            self._give_up(target, error)
+        except NoSpace as error:
+            if self._options.swap is None and self._live() == [target]:
+                raise
+            self._progress.log(f"{error.message}: nothing more is written there")
+            target.full = True
+
+    def _give_up(self, target: Target, error: ModelvaultError) -> None:
+        """Say what is safe on a drive that failed. Raises the error if it was the last one."""
+        safe = self._journal.closed_in(target.directory)
+        target.problem = f"{error.message}; {f'{name_volumes(safe)} on it {_are(safe)} safe' if safe else 'nothing on it is complete'}"
+        if self._live():
+            self._progress.log(f"{target.problem}; writing goes on without it")
+            return
+        elsewhere = f"; to go on with another drive, name it with --to and add --sequence {self._index.sequence}"
+        raise drive.DriveFailed(
+            target.problem, hint=f"{error.hint}{elsewhere if safe else ''}", path=str(target.directory), safe=list(safe)
+        ) from error
+
+    def _swap(self, number: int, ask: Callable[[str], None]) -> None:
+        """Finish the drive that is full, and have the user put another one in its place."""
+        (target,) = self._targets
+        if target.volumes:
+            self._finish_one(target)
+            self._journal.finish(target.directory)
+            self._taken_out.append(target)
+        place = target.directory.parent
+        done = (
+            f"{place} is full, with {name_volumes(target.numbers)} on it" if target.volumes else f"{place} has no room"
+        )
+        message = f"{done}: unmount it, and mount the next drive there for {volume_name(number)}"
+        while True:
+            ask(message)
+            self._targets = [Target(target.directory, self._documents)]
+            try:
+                self._check_next(number)
+                self._targets[0].begin(self._progress, resumes=False)
+                self._targets[0].forget(range(1, len(self._index.volumes) + 1))
+            except (ModelvaultError, OSError) as error:
+                message = f"that drive does not do: {error}"
+            else:
+                return
+
+    def _check_next(self, number: int) -> None:
+        """Refuse a drive that cannot be the next one. Raises ``ModelvaultError`` or ``OSError``."""
+        (target,) = self._targets
+        place = target.directory.parent
+        there = [
+            at for at in self._journal.closed_in(target.directory) if drive.exists(target.directory / volume_name(at))
+        ]
+        if there:
+            raise ModelvaultError(f"{name_volumes(there)} of this bundle {_are(there)} on it already")
+        check_place(target.directory, self._order.raw, resuming=False)
+        found = probe(place)
+        check(found, max(map(worst_case, self._index.volumes)))
+        needed = worst_case(self._index.volumes[number - 1]) + target.documents_size
+        if found.free < needed:
+            raise ModelvaultError(f"{needed - found.free:,} bytes are missing on it for {volume_name(number)}")
+
+    # ── the end ──
+
+    def _finish(self) -> None:
+        """Finish every drive that is here; then raise what went wrong with one of them."""
+        lost = None
+        for target in filter(lambda target: target.begun, self._live()):
+            try:
+                with self._giving_up(target):
+                    self._finish_one(target)
+            except DriveLostData as error:
+                lost = lost or error
+        if lost is not None:
+            raise lost
+        if self._gone or len(self._live()) < len(self._targets):
+            # Other drives may still want to be finished, by a run that need not find these ones again.
+            for target in self._live():
+                self._journal.finish(target.directory)
+
+    def _finish_one(self, target: Target) -> None:
+        try:
+            target.finish(self._order.signer, self._progress, compare=self._options.read_back)
+        except DriveLostData:
+            for number in target.numbers:
+                self._journal.reopen(number)
+            raise
+
+    def _drives(self) -> Iterator[WrittenDrive]:
+        targets = sorted((*self._taken_out, *self._targets), key=lambda target: target.problem is not None)
+        for target in targets:
+            yield WrittenDrive(
+                directory=target.directory,
+                volumes=target.numbers,
+                stored=sum(volume.table.size for volume in target.volumes),
+                here=target in self._live(),
+                finished=target.finished,
+                read_back=target.finished and self._options.read_back,
+                problem=target.problem,
+            )
+
+    def _drives_that_are_gone(self) -> Iterator[WrittenDrive]:
+        """The drives of earlier runs, by directory and whether they were finished."""
+        groups: dict[tuple[Path | None, bool], list[FrameTable]] = {}
+        for table in self._gone:
+            key = self._journal.place(table.volume), self._journal.finished(table.volume)
+            groups.setdefault(key, []).append(table)
+        for (directory, finished), tables in groups.items():
+            if directory is not None:
+                yield WrittenDrive(
+                    directory=directory,
+                    volumes=tuple(table.volume for table in tables),
+                    stored=sum(table.size for table in tables),
+                    here=False,
+                    finished=finished,
+                    read_back=finished and self._options.read_back,
+                )
+
+
+def _are(numbers: Sequence[int]) -> str:
+    return "is" if len(numbers) == 1 else "are"
+
+
+def _documents(order: Order) -> dict[str, bytes]:
+    """What every drive gets before its first volume, in this order."""
+    return {
+        INDEX_FILE: order.raw,
+        f"{INDEX_FILE}.sig": order.signer.sign(order.raw),
+        README: readme(order.index, order.signer.name, read_back=order.options.read_back),
+        SCRIPT_FILE: restore_script(),
+        LIST_FILE: restore_list(order.index),
+        f"{order.signer.name}.pub": order.signer.public_pem,
+    }

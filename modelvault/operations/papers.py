@@ -1,0 +1,125 @@
+"""Receipts and requests as files: written beside their signatures, read only from those who may sign them."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from modelvault import fsio
+from modelvault.bundle.index import SIGNATURE_SIZE
+from modelvault.bundle.papers import MAX_PAPER, Receipt, Request, check_site, decode_receipt, refused
+from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
+from modelvault.keys import KeyInfo, KeyRing, Role, Signer
+from modelvault.vault import Vault
+
+Paper = TypeVar("Paper", Receipt, Request)
+
+RECEIPT_SUFFIX = ".receipt.json"
+REQUEST_SUFFIX = ".request.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPaper(Generic[Paper]):
+    """A paper whose signature was verified, with its very bytes. The site that it speaks for is the name of the key."""
+
+    paper: Paper
+    key: KeyInfo
+    raw: bytes
+    signature: bytes
+
+
+def read_paper(vault: Vault, path: Path, decode: Callable[[bytes], Paper], *, suffix: str) -> SignedPaper[Paper]:
+    """Read a paper, or the only one in a directory: limits first, then the signature, and only then is it parsed.
+
+    Raises ``UsageProblem`` if it is not there, ``TrustRefused`` unless it is by the key of the site that it speaks for, and what
+    ``decode`` raises.
+    """
+    path = _only(path, suffix) if path.is_dir() else path
+    raw, signature = _read(path, MAX_PAPER), _read(path.with_name(f"{path.name}.sig"), SIGNATURE_SIZE)
+    return _verified(vault.keys, raw, signature, decode, path)
+
+
+def _verified(
+    keys: KeyRing, raw: bytes, signature: bytes, decode: Callable[[bytes], Paper], path: Path
+) -> SignedPaper[Paper]:
+    try:
+        key = keys.verify(signature, raw, Role.RECEIPT)
+    except TrustRefused as error:
+        carried = next(iter(sorted(path.parent.glob("[!.]*.pub"))), None)
+        trust = ["modelvault", "keys", "trust", str(carried), "--role", "receipt"]
+        known = f"if you know whose it is: `{shlex.join(trust)}`" if carried and not error.data else error.hint
+        raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
+    paper = decode(raw)
+    if paper.site != key.name:
+        raise TrustRefused(
+            f"{path} speaks for the site {paper.site}, but is signed by the key of {key.name}",
+            hint=f"a site's key is trusted under the site's name: `modelvault keys revoke {key.name}`, then trust it again "
+            f"with `--role receipt --name {paper.site}`",
+            site=paper.site,
+            key=key.fingerprint,
+        )
+    return SignedPaper(paper, key, raw, signature)
+
+
+def _only(directory: Path, suffix: str) -> Path:
+    found = sorted(directory.glob(f"[!.]*{suffix}"))  # macOS leaves "._" files on drives that are not its own
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found)
+        raise UsageProblem(
+            f"{directory} holds several: {names}" if found else f"{directory} holds no *{suffix}",
+            hint="name the file",
+            path=str(directory),
+        )
+    return found[0]
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        return fsio.read_regular(path, limit=limit)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.suffix == ".sig":
+            raise TrustRefused(
+                f"{path} is missing: the paper is not signed", hint="carry both files: the paper and its .sig"
+            ) from error
+        raise UsageProblem(f"there is no {path}", hint="check the path; is the drive mounted?") from error
+    except (fsio.NotRegular, fsio.TooLarge) as error:
+        raise refused(error.message) from error
+
+
+def write_paper(path: Path, name: str, raw: bytes, signer: Signer) -> Path:
+    """Write a paper, its signature and the public key to ``path``, or into it under ``name`` if it is a directory; give the file.
+
+    Raises ``UsageProblem`` for a place that is none or a paper too large, ``NoSpace`` or ``OSError``.
+    """
+    if len(raw) > MAX_PAPER:
+        raise UsageProblem(f"{name} would have {len(raw):,} bytes, more than the {MAX_PAPER:,} that it may have")
+    require_place(path)
+    file = path / name if path.is_dir() else path
+    fsio.atomic_write(file.with_name(f"{signer.name}.pub"), signer.public_pem)
+    fsio.atomic_write(file.with_name(f"{file.name}.sig"), signer.sign(raw))
+    fsio.atomic_write(file, raw)
+    return file
+
+
+def require_place(path: Path) -> None:
+    """Raise ``UsageProblem`` unless a paper can be written to ``path``: better before hours of work than after."""
+    if not path.is_dir() and (not path.parent.is_dir() or path.suffix != ".json"):
+        raise UsageProblem(
+            f"{path} is no directory, nor a file to be that ends in .json",
+            hint="mount the drive, or make the directory first",
+            path=str(path),
+        )
+
+
+def newest_receipt(vault: Vault, site: str) -> Receipt | None:
+    """Give the newest receipt of a site that was added here, or ``None``. Raises ``TrustRefused`` if its key does not count any more."""
+    path = vault.receipts / f"{check_site(site)}.json"
+    if not path.exists():
+        return None
+    receipt = read_paper(vault, path, decode_receipt, suffix=RECEIPT_SUFFIX).paper
+    if receipt.site != site:
+        raise ModelvaultError(
+            f"{path} is a receipt of {receipt.site}", hint="add the right one again: modelvault receipt add PATH"
+        )
+    return receipt

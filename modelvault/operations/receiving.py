@@ -1,0 +1,213 @@
+"""From the drives into the vault: what is missing is received and verified, models that are whole are published, the rest is kept."""
+
+import contextlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from modelvault import fsio
+from modelvault.artifact import Digest, ModelName
+from modelvault.bundle.index import Blob, BundleUnfinished, ModelEntry, name_volumes
+from modelvault.bundle.ranges import Ranges
+from modelvault.bundle.reader import OpenBundle
+from modelvault.bundle.receive import Received, receive, volumes_wanted
+from modelvault.bundle.staging import Staging
+from modelvault.errors import DigestMismatch, ModelvaultError, SourceUnavailable, in_words
+from modelvault.inspect import ModelReport, inspect_model
+from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
+from modelvault.operations.publishing import is_published
+from modelvault.operations.trust import FINISH, check_news
+from modelvault.progress import Progress
+from modelvault.vault import Vault
+
+_MOST_NAMED = 3
+
+
+class BaseIncomplete(SourceUnavailable):
+    """A thin bundle leaves out what this vault does not have."""
+
+    slug = "base-incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted of a delivery; ``whole`` if it is every model."""
+
+    delivery: Delivery
+    entries: tuple[ModelEntry, ...]
+    whole: bool
+    allow_older: bool
+    progress: Progress
+
+    @property
+    def bundle(self) -> OpenBundle:
+        """The bundle itself."""
+        return self.delivery.bundle
+
+    def missing(self, vault: Vault) -> dict[Digest, int]:
+        """The blobs that the vault does not have, with their sizes."""
+        blobs = (blob for entry in self.entries for blob in entry.blobs)
+        return {blob.digest: blob.size for blob in blobs if not vault.store.has(blob.digest, blob.size)}
+
+
+def require_base(order: Order, missing: Collection[Digest]) -> None:
+    """Refuse a thin bundle whose base is not all here, before anything is written. Raises ``BaseIncomplete``."""
+    index = order.bundle.index
+    lacking = {blob.digest for blob in index.base} & set(missing)
+    if not lacking:
+        return
+    models = [str(entry.name) for entry in order.entries if any(blob.digest in lacking for blob in entry.blobs)]
+    named = [index.called(blob.digest) for blob in index.base if blob.digest in lacking]
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    raise BaseIncomplete(
+        f"{order.delivery.path} leaves out what this vault does not have: {', '.join(named[:_MOST_NAMED])}{more}",
+        hint="write a receipt of what is here with `modelvault receipt write PATH`, add it on the connected side with "
+        "`modelvault receipt add PATH`, and have the bundle written again; or have it written whole, without --for",
+        models=models,
+        missing=sorted(map(str, lacking)),
+    )
+
+
+def volumes_to_come(
+    vault: Vault, order: Order, missing: Collection[Digest], *, planned: bool = False
+) -> tuple[int, ...]:
+    """Name the volumes that are wanted and not here, by what has arrived and, if that is still ``planned``, what patches hold."""
+    index = order.bundle.index
+    there = Staging(staging_of(vault.partial, order.bundle.digest)).ranges()
+    for patch in order.delivery.patches if planned else ():
+        for member in chain.from_iterable(patch.index.volumes):
+            there.setdefault(member.digest, Ranges()).add(member.offset, member.size)
+    wanted = {number for numbers in volumes_wanted(index, missing, there).values() for number in numbers}
+    return tuple(sorted(wanted & set(order.bundle.missing)))
+
+
+@contextlib.contextmanager
+def intake(vault: Vault, order: Order) -> Iterator[Path]:
+    """Have the directory in which the bundle's blobs gather to ourselves; raises ``VaultLocked``.
+
+    It goes when the block ends without exception and nothing in it is waited with any more.
+    """
+    staging = staging_of(vault.partial, order.bundle.digest)
+    what = f"the import of {order.delivery.path}"
+    with fsio.locked_directory(staging, wait=vault.config.lock_wait, what=what, on_wait=order.progress.log):
+        yield staging
+        index = order.bundle.index
+        kept = Staging(staging).ranges().keys() & index.sizes.keys()
+        if all(vault.store.has(blob, index.sizes[blob]) for blob in kept) and not order.missing(vault):
+            shutil.rmtree(staging)
+
+
+def take_in(order: Order, staging: Path, missing: Collection[Digest]) -> Received:
+    """Receive what is missing. Raises as ``receive`` does."""
+    require_base(order, missing)
+    if not missing:
+        return Received()
+    return receive(order.bundle, missing, staging, order.progress, patches=order.delivery.patches)
+
+
+def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, ModelvaultError]:
+    """Publish every model that is whole, and remember the bundle if all are; give what is wrong with the others.
+
+    Raises ``TrustRefused`` if a newer bundle was imported meanwhile, ``VaultLocked`` or ``NoSpace``.
+    """
+    refused: dict[ModelName, ModelvaultError] = {}
+    reports: dict[ModelName, ModelReport] = {}
+    for entry in order.entries:
+        try:
+            with in_words():
+                reports[entry.name] = _inspect(vault, order, entry, received)
+        except ModelvaultError as error:
+            refused[entry.name] = error
+    with vault.publishing():
+        # Hours may have passed. From this look to the record, nobody else publishes: of two imports at once, the newer stays.
+        check_news(vault, order.bundle, allow_older=order.allow_older)
+        for entry in order.entries:
+            if entry.name in refused:
+                continue
+            try:
+                with in_words():
+                    _publish_model(vault, entry, received.blobs, reports[entry.name])
+            except ModelvaultError as error:
+                refused[entry.name] = error
+        if not refused and order.whole:
+            _record(vault, order)
+    return refused
+
+
+def _record(vault: Vault, order: Order) -> None:
+    """Remember a complete import: what is older is refused from now on."""
+    bundle = order.bundle
+    vault.record(
+        "bundle-imported",
+        {
+            "index": bundle.digest.hex,
+            "label": bundle.index.label,
+            "sequence": bundle.index.sequence,
+            "key": bundle.signer.fingerprint if bundle.signer else None,
+            "path": str(order.delivery.path),
+            "models": [str(entry.name) for entry in bundle.index.models],
+        },
+    )
+
+
+def _not_whole(order: Order, entry: ModelEntry, received: Received) -> ModelvaultError | None:
+    """Build the error for a model that is damaged on the medium, or of which volumes are not here."""
+    finished = order.bundle.finished or order.delivery.kept
+    damaged = dict.fromkeys(received.failed[blob.digest] for blob in entry.blobs if blob.digest in received.failed)
+    volumes = sorted({number for blob in entry.blobs for number in received.waiting.get(blob.digest, ())})
+    verb = "is" if len(volumes) == 1 else "are"
+    lack = f"{name_volumes(volumes)} {verb} {'not here' if finished else 'not written yet'}" if volumes else ""
+    facts = {"model": entry.name.text, "volumes": volumes}
+    if damaged:
+        reasons = [*damaged][:_MOST_NAMED] + [lack] * bool(lack)
+        return DigestMismatch(
+            f"{entry.name} is not whole on the medium: {'; '.join(reasons)}",
+            hint="bring another copy, or have it mended: `modelvault verify PATH --request FILE` writes down what is wanted; "
+            "what arrived is kept",
+            **facts,
+        )
+    if not volumes:
+        return None
+    if not finished:
+        hint = f"{FINISH}; what arrived here is kept"
+    else:
+        hint = f"import the drive that holds {name_volumes(volumes)}: what arrived is kept"
+    if received.read or received.resumed or received.blobs:
+        waiting = lack.replace(f" {verb} ", f", which {verb} ", 1)
+        return VolumesWanted(f"{entry.name} is waiting for {waiting}", hint=hint, **facts)
+    if not finished:
+        return BundleUnfinished(f"{entry.name}: the bundle is not finished: {lack}", hint=hint, **facts)
+    return DigestMismatch(f"{entry.name} is not whole on the medium: {lack}", hint=hint, **facts)
+
+
+def _inspect(vault: Vault, order: Order, entry: ModelEntry, received: Received) -> ModelReport:
+    """Inspect a model's files. Raises ``InvalidModelFile`` though the signature was right: it is our gate too."""
+    error = _not_whole(order, entry, received)
+    if error is not None:
+        raise error
+    where = {blob.digest: _place(vault, entry, blob, received.blobs) for blob in entry.blobs}
+    # Whether pickle is acceptable was decided, and signed for, on the connected side.
+    return inspect_model({file.path: where[file.digest] for file in entry.stored.model.files}, allow_pickle=True)
+
+
+def _publish_model(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path], report: ModelReport) -> None:
+    for blob in entry.blobs:
+        path = _place(vault, entry, blob, staged)
+        if path != vault.store.blob_path(blob.digest):
+            vault.store.publish_blob(path, blob.digest)
+    if not is_published(vault, entry.stored.model):
+        vault.publish(entry.stored.model, report.reports)
+
+
+def _place(vault: Vault, entry: ModelEntry, blob: Blob, staged: Mapping[Digest, Path]) -> Path:
+    """Say where a blob of a model lies by now."""
+    if vault.store.has(blob.digest, blob.size):
+        return vault.store.blob_path(blob.digest)
+    if blob.digest in staged:
+        return staged[blob.digest]
+    raise ModelvaultError(
+        f"{entry.name}: another process freed {blob.digest.short} while the bundle was read",
+        hint="run the same command again: only that is read once more",
+    )

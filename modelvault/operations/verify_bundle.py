@@ -1,0 +1,178 @@
+"""``verify`` of a bundle: read every byte of it again, on however many drives, and say what is present, damaged and still wanted."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelvault.artifact import Digest
+from modelvault.bundle.check import BundleCheck, Finding
+from modelvault.bundle.check import verify_bundle as check_bundle
+from modelvault.bundle.index import BundleUnfinished, Span, merged, name_volumes
+from modelvault.bundle.papers import Request, encode_request
+from modelvault.bundle.ranges import Ranges
+from modelvault.bundle.reader import OpenBundle
+from modelvault.bundle.receive import volumes_wanted
+from modelvault.bundle.staging import Staging
+from modelvault.errors import DigestMismatch, UsageProblem
+from modelvault.operations.delivery import Delivery, VolumesWanted, gather, staging_of
+from modelvault.operations.finding import find_bundles
+from modelvault.operations.keys import site_signer
+from modelvault.operations.papers import require_place, write_paper
+from modelvault.operations.trust import FINISH
+from modelvault.progress import Progress
+from modelvault.results import Damage, ModelLine, RequestWritten, VerifyResult, VolumeLine
+from modelvault.vault import Vault
+
+_MOST_FILES = 3  # that are named where something is damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for: the parts of one bundle, perhaps with a patch; and where to write a request for what is wanted of it."""
+
+    paths: tuple[Path, ...]
+    allow_unsigned: bool = False
+    request: Path | None = None
+    site: str | None = None
+
+
+def verify_bundle(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
+    """Check every frame of a bundle that is here, its index and its signatures. The vault says whom to trust, and what it has already.
+
+    A vault that does not exist trusts nobody, and is made only to sign a request. Raises ``TrustRefused`` for a bundle that nobody
+    trusted signed, unless that is allowed; ``DigestMismatch`` with the result if anything is damaged; ``BundleUnfinished`` if volumes were
+    not written yet, ``VolumesWanted`` if some are not here; ``UsageProblem`` if there is no bundle, or several.
+    """
+    begun = time.monotonic()
+    if wish.request is not None:
+        require_place(wish.request)
+    delivery = _only(vault, wish)
+    bundle = delivery.bundle
+    check = check_bundle(bundle, progress, patches=delivery.patches)
+    there = _together(check.good, _held(vault, bundle, thorough=wish.request is not None))
+    wanted = {blob.digest for blob in bundle.index.blobs if not there[blob.digest].covers(0, blob.size)}
+    volumes = volumes_wanted(bundle.index, wanted, there)
+    request = _request(vault, wish, bundle, there) if wish.request is not None else None
+    unwanted = ("nothing is wanted: no request was written",) if wish.request is not None and request is None else ()
+    result = VerifyResult(
+        subject=" ".join(str(place) for place in bundle.places),
+        signer=bundle.signer.name if bundle.signer else None,
+        unit="frame",
+        checked=check.frames,
+        size=check.size,
+        seconds=time.monotonic() - begun,
+        damage=tuple(_damage(bundle, finding) for finding in check.findings),
+        volumes=tuple(_volume_lines(bundle, check, {number for each in volumes.values() for number in each})),
+        models=tuple(_model_lines(bundle, check, volumes)),
+        request=request,
+        warnings=(*delivery.warnings, *unwanted),
+    )
+    return _judged(bundle, result)
+
+
+def _only(vault: Vault, wish: Wish) -> Delivery:
+    keys = vault.keys if vault.store.exists else None
+    deliveries = gather(find_bundles(wish.paths), keys, None, allow_unsigned=wish.allow_unsigned)
+    if len(deliveries) > 1:
+        paths = [str(delivery.path) for delivery in deliveries]
+        raise UsageProblem(
+            f"these are different bundles: {', '.join(paths)}",
+            hint="verify one at a time, with all the drives that it lies on",
+            bundles=paths,
+        )
+    return deliveries[0]
+
+
+def _held(vault: Vault, bundle: OpenBundle, *, thorough: bool) -> dict[Digest, Ranges]:
+    """Say what this machine has of a bundle: in the vault, or received from other drives."""
+    if not vault.store.exists:
+        return {}
+    held = Staging(staging_of(vault.partial, bundle.digest)).ranges(thorough=thorough)
+    for blob in bundle.index.blobs:
+        if vault.store.has(blob.digest, blob.size):
+            held.setdefault(blob.digest, Ranges()).add(0, blob.size)
+    return held
+
+
+def _together(good: Mapping[Digest, Ranges], held: Mapping[Digest, Ranges]) -> dict[Digest, Ranges]:
+    there = {blob: Ranges() for blob in good}
+    for blob, ranges in there.items():
+        for known in (good[blob], held.get(blob, ())):
+            for offset, length in known:
+                ranges.add(offset, length)
+    return there
+
+
+def _request(vault: Vault, wish: Wish, bundle: OpenBundle, there: Mapping[Digest, Ranges]) -> RequestWritten | None:
+    """Write down, signed by this site, what is wanted; ``None`` if that is nothing."""
+    pieces = merged(
+        Span(blob.digest, offset, length)
+        for blob in bundle.index.blobs
+        for offset, length in there[blob.digest].gaps(0, blob.size)
+    )
+    if wish.request is None or not pieces:
+        return None
+    if bundle.index.patches is not None:
+        raise UsageProblem(
+            f"{bundle.places[0]} is a patch: a request is for the bundle that it mends",
+            hint="give the path of that bundle along with it",
+        )
+    vault.create()
+    signer, made = site_signer(vault, wish.site)
+    index = bundle.index
+    request = Request(signer.name, bundle.digest, index.label, index.sequence, pieces)
+    path = write_paper(wish.request.absolute(), request.file_name, encode_request(request), signer)
+    size = sum(piece.length for piece in pieces)
+    return RequestWritten(path, signer.name, len(pieces), size, signer.fingerprint, signer.info.spelled, made)
+
+
+def _volume_lines(bundle: OpenBundle, check: BundleCheck, wanted: set[int]) -> Iterator[VolumeLine]:
+    damaged = {finding.volume for finding in check.findings if finding.bundle == bundle.digest}
+    for number in range(1, check.volumes + 1):
+        state = "missing" if number in check.missing else "damaged" if number in damaged else "present"
+        yield VolumeLine(number, state, number in wanted, bundle.places_of(number))
+
+
+def _model_lines(
+    bundle: OpenBundle, check: BundleCheck, volumes: Mapping[Digest, tuple[int, ...]]
+) -> Iterator[ModelLine]:
+    for entry in bundle.index.models:
+        needed = {blob.digest for blob in entry.blobs}
+        numbers = sorted({number for blob in needed & volumes.keys() for number in volumes[blob]})
+        state = "wanted" if numbers else "held" if needed & check.bad else "present"
+        yield ModelLine(entry.name.text, state, tuple(numbers))
+
+
+def _judged(bundle: OpenBundle, result: VerifyResult) -> VerifyResult:
+    models = [model.name for model in result.models if model.state != "present"]
+    if result.damage:
+        first = result.damage[0]
+        raise DigestMismatch(
+            f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
+            hint="write the bundle again, to another drive if it happens again; or, where it arrived, have it mended: "
+            "`modelvault verify PATH --request FILE` writes down what is wanted",
+            result=result,
+        )
+    if not bundle.missing:
+        return result
+    if not bundle.finished:
+        message = f"{result.subject} is not finished: {bundle.lack}"
+        raise BundleUnfinished(message, hint=FINISH, result=result, models=models)
+    raise VolumesWanted(
+        f"{result.subject}: what is here is sound, but {bundle.lack}",
+        hint="verify all drives of a bundle together: modelvault verify PATH PATH",
+        result=result,
+        models=models,
+        volumes=list(bundle.missing),
+    )
+
+
+def _damage(bundle: OpenBundle, finding: Finding) -> Damage:
+    """Say which files and models a finding concerns: those of which a piece lies there."""
+    where = name_volumes([finding.volume]) + (f", frame {finding.frame}" if finding.frame else "")
+    where += f" in {finding.place}" if finding.place else ""
+    files = [bundle.index.called(blob) for blob in finding.blobs[:_MOST_FILES]]
+    more = f" and {len(finding.blobs) - _MOST_FILES} more" if len(finding.blobs) > _MOST_FILES else ""
+    problem = f"{finding.reason}; it holds {', '.join(files)}{more}" if files else finding.reason
+    return Damage(where, problem, tuple(map(str, bundle.index.needing(set(finding.blobs)))))

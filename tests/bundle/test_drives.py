@@ -1,0 +1,136 @@
+"""Choosing drives: what a mount table says, what a file system can take, which volume goes where."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelvault.bundle.drive import DriveFailed
+from modelvault.bundle.drives import (
+    MAX_FAT,
+    Drive,
+    Wanted,
+    assign,
+    check,
+    kind_at,
+    lacking,
+    measure,
+    parse_mounts,
+    probe,
+)
+from modelvault.config import VOLUME_SIZE
+from modelvault.errors import UsageProblem
+
+MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 8:17 / /media/usb rw,nosuid shared:20 - vfat /dev/sdb1 rw,fmask=0022
+41 22 8:33 / /media/my\040stick rw - exfat /dev/sdc1 rw
+42 22 0:40 / /media/usb/inner ro master:3 propagate_from:2 - iso9660 /dev/sr0 ro
+43 22 8:49 / /media/usb rw - ntfs3 /dev/sdd1 rw
+this is no line of a mount table
+44 22 - ext4
+"""
+
+
+def drive(number: int, free: int, *, device: int | None = None, kind: str | None = "ext4", ro: bool = False) -> Drive:
+    """A drive as it might be found."""
+    return Drive(Path(f"/media/{number}"), number if device is None else device, free, kind, ro)
+
+
+def test_mount_table() -> None:
+    """Breaks if a stick's file system is taken for another one's: of the mount around it, before it, or with a blank in its name."""
+    mounts = parse_mounts(MOUNTINFO)
+    assert len(mounts) == 5
+    kinds = {
+        "/home": "ext4",
+        "/media/usb": "ntfs3",
+        "/media/usb/deep/down": "ntfs3",
+        "/media/usb2": "ext4",
+        "/media/usb/inner/x": "iso9660",
+        "/media/my stick": "exfat",
+    }
+    assert {path: kind_at(Path(path), mounts) for path in kinds} == kinds
+    assert kind_at(Path("/home"), parse_mounts("")) is None
+
+
+@given(st.text())
+def test_any_mount_table(text: str) -> None:
+    """Breaks if what some kernel writes there stops a bundle."""
+    kind_at(Path("/media/usb"), parse_mounts(text))
+
+
+def test_limits_of_file_systems() -> None:
+    """Breaks if FAT32 is found to take no file of 4 GiB after hours, or if it is refused the volumes that it does take."""
+    mounts = parse_mounts("40 22 8:17 / /media/usb rw - vfat /dev/sdb1 rw")
+    stick = drive(1, 1 << 40, kind=kind_at(Path("/media/usb"), mounts))
+    check(stick, MAX_FAT)
+    check(stick, VOLUME_SIZE + (VOLUME_SIZE >> 10) + (512 << 10))  # the worst case of the default
+    with pytest.raises(UsageProblem, match="4 GiB") as caught:
+        check(stick, MAX_FAT + 1)
+    assert "--volume-size 2GiB" in (caught.value.hint or "")
+    check(drive(1, 1 << 40, kind="exfat"), MAX_FAT + 1)
+    check(drive(1, 1 << 40, kind=None), MAX_FAT + 1)
+    with pytest.raises(DriveFailed, match="read-only"):
+        check(drive(1, 1 << 40, ro=True), 1)
+
+
+def test_in_the_order_given() -> None:
+    """Breaks if a volume does not go to the first drive with room for all of it."""
+    found = [drive(0, 25), drive(1, 100)]
+    wanted = [Wanted(1, 20, 20), Wanted(2, 20, 20), Wanted(3, 20, 20), Wanted(4, 5, 5)]
+    assigned = assign(wanted, found)
+    assert [[volume.number for volume in volumes] for volumes in assigned.volumes] == [[1, 4], [2, 3]]
+    assert lacking(wanted, found) is None
+
+
+def test_two_places_on_one_drive() -> None:
+    """Breaks if the room of one file system is counted twice."""
+    found = [drive(0, 30, device=7), drive(1, 30, device=7)]
+    wanted = [Wanted(1, 20, 20), Wanted(2, 20, 20)]
+    error = lacking(wanted, found)
+    assert error is not None
+    assert error.data == {"needed": 40, "free": 30, "missing": 10}
+
+
+def test_what_lies_there_and_what_is_gone() -> None:
+    """Breaks if what an earlier run wrote is counted again, or a drive that is not here is asked to take it."""
+    wanted = [Wanted(1, 0, 20, gone=True), Wanted(2, 5, 20, on=1), Wanted(3, 20, 20)]
+    assigned = assign(wanted, [drive(0, 19), drive(1, 25)])
+    assert assigned.volumes == ((), (wanted[1], wanted[2]))
+    # Begun where there is no room for the rest of it any more: another drive takes all of it.
+    assigned = assign([Wanted(1, 15, 20, on=0)], [drive(0, 10), drive(1, 25)])
+    assert assigned.volumes == ((), (Wanted(1, 15, 20, on=0),))
+
+
+def test_room_in_pieces() -> None:
+    """Breaks if drives with enough room in all, and on none for a whole volume, are said to lack nothing."""
+    error = lacking([Wanted(1, 20, 20)], [drive(0, 15), drive(1, 15)])
+    assert error is not None
+    assert error.exit_code == 15
+    assert error.data["missing"] == 20
+    assert "/media/0 and /media/1" in error.message
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.lists(st.integers(0, 200), min_size=1, max_size=4))
+def test_no_drive_is_overfilled(sizes: list[int], rooms: list[int]) -> None:
+    """Breaks if a drive gets more than it has room for, or a volume goes nowhere though a drive could take it."""
+    found = [drive(number, room) for number, room in enumerate(rooms)]
+    wanted = [Wanted(number, size, size) for number, size in enumerate(sizes, 1)]
+    assigned = assign(wanted, found)
+    left = [
+        room - sum(volume.whole for volume in volumes) for room, volumes in zip(rooms, assigned.volumes, strict=True)
+    ]
+    assert min(left) >= 0
+    assert all(volume.whole > room for volume in assigned.left_over for room in left)
+    placed = [volume.number for volumes in assigned.volumes for volume in volumes]
+    assert sorted([*placed, *(volume.number for volume in assigned.left_over)]) == [w.number for w in wanted]
+
+
+def test_measure_leaves_nothing(tmp_path: Path) -> None:
+    """Breaks if the measured write stays on the drive, or says nothing."""
+    assert probe(tmp_path).free > 0
+    speed = measure(tmp_path)
+    assert speed is not None
+    assert speed.write > 0
+    assert speed.read > 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,466 @@
+"""Several drives: they fill up, go away and come back, and nothing of the bundle is lost or counted twice."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bundle_world import MIB, Log, World, contents, flip
+from machines import small_disk
+
+from modelvault.artifact import Digest
+from modelvault.bundle.check import verify_bundle
+from modelvault.bundle.drive import DriveFailed
+from modelvault.bundle.format import encode
+from modelvault.bundle.index import Index, Span
+from modelvault.bundle.journal import find_unfinished
+from modelvault.bundle.plan import PlanOptions, plan_patch
+from modelvault.bundle.readback import DriveLostData
+from modelvault.bundle.reader import OpenBundle, open_bundle
+from modelvault.bundle.writer import write_bundle
+from modelvault.bundle.written import WriteOptions, Written
+from modelvault.errors import DigestMismatch, NoSpace
+from modelvault.progress import NoTask
+
+SCRIPT = Path(__file__).with_name("run_once.py")
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+@pytest.fixture
+def index(tmp_path: Path, world: World) -> Index:
+    """Six volumes of 2 MiB and what it takes to write them."""
+    return world.plan(volume_size=2 * MIB)
+
+
+@pytest.fixture
+def quiet(world: World, index: Index, tmp_path: Path) -> dict[str, str]:
+    """The files of the same bundle on one drive, written undisturbed."""
+    return contents(world.write(index, drive=tmp_path / "quiet").directory)
+
+
+def write(
+    world: World, index: Index, *drives: Path, log: Log | None = None, swap: Callable[[str], None] | None = None
+) -> Written:
+    """Write onto these drives."""
+    directories = tuple(drive / index.directory_name for drive in drives)
+    options = WriteOptions(directories, world.journals, threads=2, swap=swap)
+    return write_bundle(index, options, world.blob_path, world.signer, log or Log())
+
+
+def numbers(written: Written) -> list[tuple[int, ...]]:
+    """Which volumes lie on which drive."""
+    return [drive.volumes for drive in written.drives]
+
+
+def together(world: World, index: Index, *drives: Path) -> OpenBundle:
+    """Open a bundle that lies on several drives."""
+    directories = tuple(drive / index.directory_name for drive in drives)
+    first = open_bundle(directories[0], world.keys.verify)
+    return OpenBundle(first.index, first.digest, first.signer, directories, first.verify)
+
+
+def check_drives(world: World, index: Index, quiet: dict[str, str], *drives: Path) -> None:
+    """Each drive's files are those of a bundle on one drive, its sums are right and signed, and together they are all of it."""
+    found: dict[str, str] = {}
+    for drive in drives:
+        directory = drive / index.directory_name
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=directory, check=True)
+        listed = {line.split()[1] for line in (directory / "SHA256SUMS").read_text().splitlines()}
+        here = contents(directory)
+        assert listed == here.keys() - {"SHA256SUMS", "SHA256SUMS.sig"}
+        world.keys.verify((directory / "SHA256SUMS.sig").read_bytes(), (directory / "SHA256SUMS").read_bytes())
+        for name in listed:
+            assert quiet[name] == here[name], name
+        assert not {name for name in found.keys() & listed if name.startswith("volume")}, "a volume lies there twice"
+        found |= here
+    assert found.keys() == quiet.keys()
+    assert verify_bundle(together(world, index, *drives), Log()).sound
+
+
+class Hook(Log):
+    """Does something once, after so many frames."""
+
+    def __init__(self, frames: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.frames = frames
+        self.action = action
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+        return _HookTask(self)
+
+
+class _HookTask(NoTask):
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+
+    def advance(self, amount: int) -> None:
+        if amount > 0:
+            self.hook.frames -= 1
+            if self.hook.frames == 0:
+                self.hook.action()
+
+
+class Stop(Exception):
+    """Breaks a run off."""
+
+
+def stop() -> None:
+    """Break the run off."""
+    raise Stop
+
+
+@contextlib.contextmanager
+def two_disks(tmp_path: Path, *sizes: int) -> Iterator[list[Path]]:
+    """Mount small file systems, of so many MiB."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(small_disk(tmp_path / f"image-{number}", tmp_path / f"disk-{number}", size * MIB))
+            for number, size in enumerate(sizes)
+        ]
+
+
+def leave(disk: Path, free: int) -> Path:
+    """Fill a disk up until so many bytes are free."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(os.urandom(max(shutil.disk_usage(disk).free - free, 0)))
+    return ballast
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_one_fills_and_the_other_takes_the_rest(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    """Breaks if a volume is torn between drives, or the bundle is another one than on one drive."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 6 * MIB)
+        log = Log()
+        written = write(world, index, a, b, log=log)
+        on_a, on_b = numbers(written)
+        assert 1 in on_a
+        assert len(on_b) > 1
+        assert sorted((*on_a, *on_b)) == list(range(1, len(index.volumes) + 1))
+        assert written.finished
+        assert written.read_back
+        assert log.lines == []
+        assert find_unfinished(world.journals) == ()
+        check_drives(world, index, quiet, a, b)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_together_too_small(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if drives are filled for hours before it is said that even together they are too small."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 5 * MIB)
+        leave(b, 3 * MIB)
+        with pytest.raises(NoSpace) as caught:
+            write(world, index, a, b)
+        assert str(a) in caught.value.message
+        assert caught.value.data["missing"] > MIB
+        assert not list(a.glob("*.mvbundle"))
+        assert not list(b.glob("*.mvbundle"))
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_full_before_the_first_volume(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if a drive that is full already stops the others, or is left with half a document on it."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 0)
+        written = write(world, index, a, b)
+        assert numbers(written) == [(), tuple(range(1, len(index.volumes) + 1))]
+        assert not list(a.glob("*.mvbundle"))
+        check_drives(world, index, quiet, b)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_something_else_fills_the_drive_meanwhile(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    """Breaks if a volume for which the room is gone in its middle is not begun again elsewhere, or its half stays."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        written = write(world, index, a, b, log=Hook(4, lambda: leave(a, 1 << 16)))
+        on_a, on_b = numbers(written)
+        assert on_a
+        assert on_b
+        check_drives(world, index, quiet, a, b)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_unplugged(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if a drive that goes away takes the bundle with it, its room below the mount point is filled, or it cannot come back."""
+    with small_disk(tmp_path / "image-b", tmp_path / "b", 24 * MIB) as b:
+        a, image = tmp_path / "a", tmp_path / "image-a"
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(small_disk(image, a, 24 * MIB))
+            kept = stack.enter_context(image.open("r+b"))
+
+            def unplug() -> None:
+                os.link(image, tmp_path / "kept")
+                subprocess.run(["umount", "-l", str(a)], check=True)
+                subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(a)], check=True)
+
+            log = Hook(5, unplug)
+            written = write(world, index, a, b, log=log)
+            assert not list(a.iterdir()), "something was written below the mount point"
+            kept.close()
+        lost = next(drive for drive in written.drives if drive.problem)
+        safe = numbers(written)[written.drives.index(lost)]
+        assert lost.directory.parent == a
+        assert safe
+        assert "safe" in (lost.problem or "")
+        assert any("writing goes on without it" in line for line in log.lines)
+        assert not written.finished
+        assert not (b / index.directory_name / f"volume-{safe[0]:04d}.tar.zst").exists()
+        # Only the other one is here: what is safe on the first is not written again.
+        again = write(world, index, b)
+        assert again.resumed > 0
+        assert not again.finished
+        gone = next(drive for drive in again.drives if not drive.here)
+        assert gone.volumes == safe
+        # It is back: it gets what it lacks, and nothing is under way any more.
+        subprocess.run(["mount", "-o", "loop", str(tmp_path / "kept"), str(a)], check=True)
+        try:
+            assert write(world, index, a, b).finished
+            assert find_unfinished(world.journals) == ()
+            check_drives(world, index, quiet, a, b)
+        finally:
+            subprocess.run(["umount", str(a)], check=True)
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_the_device_dies(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if errors of a dying drive are not told as such: they may come late, with the sync."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        image = tmp_path / "image-0"
+        (device,) = subprocess.check_output(["findmnt", "-no", "SOURCE", str(a)], text=True).split()
+
+        def die() -> None:
+            """Let what comes after the first MiB of the device fail."""
+            os.truncate(image, MIB)
+            subprocess.run(["losetup", "--set-capacity", device], check=True)
+
+        written = write(world, index, a, b, log=Hook(5, die))
+        problems = [drive for drive in written.drives if drive.problem]
+        assert [drive.directory.parent for drive in problems] == [a]
+        assert "cannot write" in (problems[0].problem or "")
+        everything = {number for volumes in numbers(written) for number in volumes}
+        assert everything == set(range(1, len(index.volumes) + 1))
+
+
+def test_the_last_drive_goes_away(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if it is not said what is safe on a drive that went away, and how another one goes on."""
+    a, b, away = tmp_path / "a", tmp_path / "b", tmp_path / "away"
+    a.mkdir()
+    with pytest.raises(DriveFailed, match="volume 1 on it is safe") as caught:
+        write(world, index, a, log=Hook(5, lambda: a.rename(away)))
+    assert f"--sequence {index.sequence}" in (caught.value.hint or "")
+    assert caught.value.data["safe"] == [1]
+    assert not a.exists()
+    b.mkdir()
+    written = write(world, index, b)
+    assert numbers(written)[0][0] == 2
+    assert not written.finished
+
+
+@pytest.mark.parametrize("given", ["both", "the second", "elsewhere"])
+def test_killed(world: World, index: Index, quiet: dict[str, str], tmp_path: Path, given: str) -> None:
+    """Breaks if SIGKILL at any moment costs more than the volume under way, or what is complete is taken for lost."""
+    disks = contextlib.ExitStack()
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    with disks:
+        a, b = disks.enter_context(two_disks(tmp_path, 24, 24))
+        leave(a, 6 * MIB)
+        raw = tmp_path / "bundle.json"
+        raw.write_bytes(encode(index))
+        target = os.pathsep.join(map(str, (a, b)))
+        for kill_after in (chance.randrange(1, 5), chance.randrange(2, 12)):
+            run_killed(raw, world, target, kill_after)
+        if given == "both":
+            assert write(world, index, a, b).finished, seed
+            check_drives(world, index, quiet, a, b)
+            return
+        drives = [b]
+        if given == "elsewhere":
+            # The drives are mounted at other places now: each is known by what lies on it.
+            moved = [tmp_path / "moved-a", tmp_path / "moved-b"]
+            for old, new in zip((a, b), moved, strict=True):
+                new.mkdir()
+                subprocess.run(["mount", "--bind", str(old), str(new)], check=True)
+                disks.callback(subprocess.run, ["umount", str(new)], check=True)
+            drives = moved
+        written = write(world, index, *drives)
+        everything = sorted(number for volumes in numbers(written) for number in volumes)
+        assert everything == list(range(1, len(index.volumes) + 1)), seed
+        assert write(world, index, a, b).finished, seed
+        check_drives(world, index, quiet, a, b)
+
+
+def run_killed(raw: Path, world: World, target: str, kill_after: int) -> None:
+    """Write in a process of its own, and kill it after so many frames; it may have finished by then."""
+    command = [sys.executable, str(SCRIPT), "write", str(raw), str(world.root / "vault"), target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for count, _ in enumerate(process.stdout, 1):
+            if count == kill_after:
+                os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) in {-signal.SIGKILL, 0}
+
+
+def test_a_drive_that_lost_data_holds_nothing(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    """Breaks if what a bad drive was given counts as safe once another drive takes its place."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    directory = a / index.directory_name
+    last = len(index.volumes)
+
+    class Rot(Log):
+        def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+            if label == "reading back":
+                flip(directory / f"volume-{last:04d}.tar.zst")
+            return NoTask()
+
+    with pytest.raises(DriveLostData, match=str(directory)):
+        write(world, index, a, log=Rot())
+    assert numbers(write(world, index, b)) == [tuple(range(1, last + 1))]
+    check_drives(world, index, quiet, b)
+
+
+def test_the_vault_changed_while_a_drive_is_gone(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if the start of a blob on a drive that is away and a different rest of it are signed as one."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(Stop):
+        write(world, index, a, log=Hook(9, stop))
+    large = max(index.blobs, key=lambda blob: blob.size)
+    first = index.volumes_of({large.digest})[0]
+    assert (a / index.directory_name / f"volume-{first:04d}.json").exists()
+    flip(world.blob_path(large.digest), 100)
+    log = Log()
+    with pytest.raises(DigestMismatch, match=large.digest.hex):
+        write(world, index, b, log=log)
+    assert any("has changed in the vault" in line for line in log.lines)
+
+
+def test_swap(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if the drives that follow one another in one place are not a whole bundle, or a wrong one is taken."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "place"
+    with contextlib.ExitStack() as stack:
+        disks = stack.enter_context(two_disks(tmp_path, 24, 24, 24, 24))
+        for disk in disks[:3]:
+            leave(disk, 6 * MIB)
+        place.mkdir()
+        said: list[str] = []
+        order = [disks[1], disks[0], disks[1], disks[2], disks[3]]  # the first again: refused
+
+        def bind(disk: Path) -> None:
+            subprocess.run(["mount", "--bind", str(disk), str(place)], check=True)
+
+        def swap(message: str) -> None:
+            said.append(message)
+            subprocess.run(["umount", str(place)], check=True)
+            bind(order.pop(0))
+
+        bind(disks[0])
+        stack.callback(subprocess.run, ["umount", str(place)], check=True)
+        written = write(world, index, place, swap=swap)
+        assert "full" in said[0]
+        assert "already" in said[2], said
+        assert written.finished
+        assert len(numbers(written)) >= 3
+        used = [disk for disk in disks if list(disk.glob("*.mvbundle"))]
+        check_drives(world, index, quiet, *used)
+        assert find_unfinished(world.journals) == ()
+
+
+def test_swap_goes_on_after_a_kill(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if the drive that was taken out before is asked for again, or its volumes are written twice."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 6 * MIB)
+        place = tmp_path / "place"
+        place.mkdir()
+        subprocess.run(["mount", "--bind", str(a), str(place)], check=True)
+
+        def refuse(message: str) -> None:
+            raise Stop
+
+        with pytest.raises(Stop):
+            write(world, index, place, swap=refuse)
+        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["mount", "--bind", str(b), str(place)], check=True)
+        try:
+            written = write(world, index, place, swap=refuse)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+        (here, gone) = written.drives
+        assert gone.volumes[0] == 1
+        assert gone.finished
+        assert here.volumes[0] == gone.volumes[-1] + 1
+        assert written.finished
+
+
+def test_gone_for_good(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if a drive that was emptied or never comes back makes it impossible to write the bundle again."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    with pytest.raises(Stop):
+        write(world, index, a, log=Hook(9, stop))
+    shutil.rmtree(a)
+    log = Log()
+    assert write(world, index, a, log=log).resumed == 0
+    assert any("from the start" in line for line in log.lines)
+    check_drives(world, index, quiet, a)
+    with pytest.raises(Stop):
+        write(world, index, b, log=Hook(9, stop))
+    shutil.rmtree(b)
+    (unfinished,) = find_unfinished(world.journals)
+    shutil.rmtree(unfinished.journal)  # as `gc --partial` does
+    assert write(world, index, tmp_path / "c").resumed == 0
+    check_drives(world, index, quiet, tmp_path / "c")
+
+
+def test_a_volume_taken_from_the_drive(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if a volume that was removed from a drive which is here counts as being on another one."""
+    with pytest.raises(Stop):
+        write(world, index, tmp_path, log=Hook(9, stop))
+    (tmp_path / index.directory_name / "volume-0001.tar.zst").unlink()
+    log = Log()
+    written = write(world, index, tmp_path, log=log)
+    assert numbers(written) == [tuple(range(1, len(index.volumes) + 1))]
+    assert any("volume-0001" in line and "again" in line for line in log.lines)
+    check_drives(world, index, quiet, tmp_path)
+
+
+def test_a_patch_of_a_blob_that_rotted(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if pieces of a blob are signed that is damaged elsewhere: of a patch's blobs not all bytes pass by."""
+    large = max(index.blobs, key=lambda blob: blob.size)
+    spans = [Span(large.digest, 0, 3 * MIB), Span(large.digest, 5 * MIB, 1000)]
+    options = PlanOptions("models-patch", 8, 2 * MIB)
+    patch = plan_patch(index, Digest.of_bytes(encode(index)), spans, options)
+    assert write(world, patch, tmp_path / "whole").finished
+    with pytest.raises(Stop):
+        write(world, patch, tmp_path / "a", log=Hook(3, stop))
+    flip(world.blob_path(large.digest), large.size - 1)
+    with pytest.raises(DigestMismatch, match=large.digest.hex):
+        write(world, patch, tmp_path / "a")
+    assert not list((tmp_path / "a" / patch.directory_name).glob("volume-*.json"))
+    flip(world.blob_path(large.digest), large.size - 1)
+    write(world, patch, tmp_path / "a")
+    whole, resumed = (contents(tmp_path / name / patch.directory_name) for name in ("whole", "a"))
+    assert whole == resumed

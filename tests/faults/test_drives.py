@@ -1,0 +1,271 @@
+"""Several drives, small, odd and dishonest ones, with the installed program."""
+
+import contextlib
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from machines import PROGRAM, SECONDS, Machine, only_bundle, small_disk, trust
+from make_models import make_large_gguf
+from refusals import failed, succeeded
+
+FAKE = Path(__file__).parent.parent / "fake_drive.py"
+SMALL = ("--volume-size", "8MiB")
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with a model of 40 MB; tests leave nothing under way there."""
+    root = tmp_path_factory.mktemp("loaded")
+    make_large_gguf(root / "large-Q8_0.gguf", 40_000_000)
+    pc = Machine(root)
+    pc.run("add", root / "large-Q8_0.gguf", "--name", "large")
+    pc.run("keys", "new")
+    yield pc
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def disks(tmp_path: Path, as_root: None) -> Iterator[tuple[Path, Path]]:
+    """Two drives of 40 MiB: neither takes the bundle alone."""
+    with contextlib.ExitStack() as stack:
+        a, b = (stack.enter_context(small_disk(tmp_path / f"{n}.img", tmp_path / n, 40 * MIB)) for n in "ab")
+        yield a, b
+
+
+def test_two_drives(loaded: Machine, machine: Callable[..., Machine], disks: tuple[Path, Path]) -> None:
+    """Breaks if the plan is not what is done, a rerun writes again, or the other side cannot put the drives together."""
+    a, b = disks
+    to = ("bundle", "--to", a, "--to", b, *SMALL)
+    assert failed(loaded, "bundle", "--to", a, *SMALL, code=15)["data"]["missing"] > MIB
+    plan = succeeded(loaded, *to, "--dry-run")
+    assert plan["seconds"] > 0
+    assert not list(a.glob("*.mvbundle"))
+    assert {entry.name for entry in a.iterdir()} == {"lost+found"}
+    result = succeeded(loaded, *to)
+    # A plan takes it that nothing compresses; what is done is no less.
+    assert len(result["drives"][0]["volumes"]) >= len(plan["drives"][0]["volumes"]) > 0
+    for drives in (plan["drives"], result["drives"]):
+        assert sorted(number for drive in drives for number in drive["volumes"]) == [1, 2, 3, 4, 5, 6]
+    assert [drive["path"] for drive in result["drives"]] == [str(a), str(b)]
+    assert all(drive["read_back"] and drive["file_system"] == "ext4" for drive in result["drives"])
+    assert sum(drive["size"] for drive in result["drives"]) == result["stored_size"]
+    assert result["warnings"] == []
+    for drive in result["drives"]:
+        assert drive["size"] == sum(path.stat().st_size for path in only_bundle(Path(drive["path"])).glob("*.zst"))
+    for name, key in (("restore.sh", "restore_sha256"), ("default.pub", "public_key_sha256")):
+        said = subprocess.check_output(["sha256sum", only_bundle(b) / name], text=True).split()[0]
+        assert said == result[key]
+    assert succeeded(loaded, *to)["there_already"]
+    shown = loaded.run(*to).out
+    assert result["restore_sha256"] in shown
+    assert f"modelvault import {only_bundle(a)} {only_bundle(b)}" in shown
+    server = machine("server")
+    trust(server, loaded, only_bundle(a))
+    server.run("import", only_bundle(b), only_bundle(a))
+    assert server.models() == {"large"}
+
+
+def test_lines_fit_a_terminal(loaded: Machine, disks: tuple[Path, Path]) -> None:
+    """Breaks if the table of drives runs out of a window of 80 columns."""
+    a, b = disks
+    master, slave = pty.openpty()
+    try:
+        subprocess.run(
+            [*PROGRAM, "bundle", "--to", str(a), "--to", str(b), *SMALL, "--dry-run"],
+            env=loaded.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=slave,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        lines = os.read(master, 1 << 16).decode().splitlines()
+    finally:
+        os.close(slave)
+        os.close(master)
+    (header,) = [number for number, line in enumerate(lines) if line.startswith("drive")]
+    assert all(len(line) <= 80 for line in lines[header:])
+    assert "about" in "".join(lines)
+
+
+def test_a_place_that_is_no_drive(loaded: Machine, tmp_path: Path, disks: tuple[Path, Path]) -> None:
+    """Breaks if a drive that was not mounted goes unnoticed, a read-only one is met late, or one is filled as two."""
+    a, b = disks
+    (loaded.root / "place").mkdir(exist_ok=True)
+    warnings = loaded.json("bundle", "--to", loaded.root / "place", "--dry-run").document["warnings"]
+    assert warnings == [f"{loaded.root / 'place'} is on the same file system as the vault: is the drive mounted?"]
+    assert "twice" in failed(loaded, "bundle", "--to", a, "--to", a / ".", code=2)["message"]
+    subprocess.run(["mount", "-o", "remount,ro", str(b)], check=True)
+    error = failed(loaded, "bundle", "--to", a, "--to", b, *SMALL, code=1)
+    assert str(b) in error["message"]
+    assert "read-only" in error["message"]
+    failed(loaded, "bundle", "--to", a, "--to", b, *SMALL, "--dry-run", code=1)
+    assert not list(a.glob("*.mvbundle"))
+
+
+def test_swap_needs_a_terminal(loaded: Machine, tmp_path: Path) -> None:
+    """Breaks if a script waits for ever for somebody to change the drive."""
+    error = failed(loaded, "bundle", "--to", tmp_path, "--swap", code=2)
+    assert "terminal" in error["message"]
+
+
+def test_swap(loaded: Machine, machine: Callable[..., Machine], disks: tuple[Path, Path], tmp_path: Path) -> None:
+    """Breaks if one slot is not enough for a bundle on two drives, or the same drive is taken twice."""
+    place = tmp_path / "slot"
+    place.mkdir()
+    mount(disks[0], place)
+    with on_terminal(loaded, "bundle", "--to", place, "--swap", *SMALL) as terminal:
+        terminal.until("press Enter")
+        assert (only_bundle(disks[0]) / "SHA256SUMS").exists(), "it may be taken out, and is not finished"
+        terminal.answer()  # without changing it
+        terminal.until("already; then press Enter")
+        subprocess.run(["umount", str(place)], check=True)
+        mount(disks[1], place)
+        terminal.answer()
+        shown = terminal.end()
+    try:
+        assert "modelvault import" in shown
+        subprocess.run(["umount", str(place)], check=True)
+        mount(disks[0], place)
+        server = machine("server")
+        trust(server, loaded, only_bundle(disks[0]))
+        server.run("import", only_bundle(disks[0]), only_bundle(disks[1]))
+        assert server.models() == {"large"}
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def mount(disk: Path, place: Path) -> None:
+    """Put a drive into the slot."""
+    subprocess.run(["mount", "--bind", str(disk), str(place)], check=True)
+
+
+class Terminal:
+    """A command on a terminal of its own, and the person before it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", master: int) -> None:
+        self.process = process
+        self.master = master
+        self.shown = ""
+        self.seen = 0
+
+    def read(self) -> bool:
+        """Take what was printed; false when the command has ended."""
+        ready, _, _ = select.select([self.master], [], [], 1)
+        if not ready:
+            return self.process.poll() is None
+        try:
+            data = os.read(self.master, 1 << 16)
+        except OSError:  # Linux says EIO once the other side is closed
+            return False
+        self.shown += data.decode(errors="replace")
+        return bool(data)
+
+    def until(self, text: str) -> None:
+        """Wait until it says this, after what was waited for before."""
+        deadline = time.monotonic() + SECONDS
+        while text not in " ".join(self.shown[self.seen :].split()):
+            assert self.read(), f"it ended and never said {text!r}: {self.shown}"
+            assert time.monotonic() < deadline, self.shown
+        self.seen = len(self.shown)
+
+    def answer(self) -> None:
+        """Press Enter."""
+        os.write(self.master, b"\n")
+
+    def end(self) -> str:
+        """Wait for its good end; give all that it printed."""
+        while self.read():
+            pass
+        assert self.process.wait(SECONDS) == 0, self.shown
+        return self.shown
+
+
+@contextlib.contextmanager
+def on_terminal(machine: Machine, *arguments: str | Path) -> Iterator[Terminal]:
+    """Start ``modelvault`` on a terminal; it is ended by its process id in any case."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, *map(str, arguments)],
+        env=machine.environment(),
+        cwd=machine.root,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    with process:
+        try:
+            yield Terminal(process, master)
+        finally:
+            process.kill()
+            os.close(master)
+
+
+@pytest.mark.parametrize("mode", ["drop", "wrap"])
+def test_a_fake_drive(loaded: Machine, tmp_path: Path, as_root: None, mode: str) -> None:
+    """Breaks if a stick that is smaller than it claims goes on the trip; a good one then gets all of the bundle."""
+    fake, good = tmp_path / "fake", tmp_path / "good"
+    fake.mkdir()
+    good.mkdir()
+    with fake_drive(fake, 20 * MIB, mode):
+        error = failed(loaded, "bundle", "--to", fake, *SMALL, "--sequence", "9", code=12)
+        assert error["code"] == "drive-lost-data"
+        assert str(fake) in error["message"]
+        assert "do not use this drive" in error["hint"]
+    result = succeeded(loaded, "bundle", "--to", good, *SMALL, "--sequence", "9")
+    assert result["drives"][0]["volumes"] == list(range(1, result["volumes"] + 1))
+    shutil.rmtree(good)
+
+
+@contextlib.contextmanager
+def fake_drive(place: Path, capacity: int, mode: str) -> Iterator[None]:
+    """Mount a drive of less capacity than it says."""
+    pytest.importorskip("mfusepy")
+    if not Path("/dev/fuse").exists():
+        pytest.skip("there is no FUSE here")
+    process = subprocess.Popen([sys.executable, str(FAKE), str(place), str(capacity), mode])
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not os.path.ismount(place):
+            assert process.poll() is None, "the fake drive ended"
+            assert time.monotonic() < deadline
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=False)
+        process.wait(SECONDS)
+
+
+def test_exfat(loaded: Machine, machine: Callable[..., Machine], tmp_path: Path, as_root: None) -> None:
+    """Breaks if what a bundle needs of a file system is more than exFAT has: no modes, no links, no owner."""
+    if not (shutil.which("mount.exfat-fuse") and shutil.which("mkfs.exfat") and Path("/dev/fuse").exists()):
+        pytest.skip("needs exfat-fuse and exfatprogs: scripts/setup-packages")
+    image, place = tmp_path / "image", tmp_path / "stick"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(96 * MIB)
+    subprocess.run(["mkfs.exfat", str(image)], check=True, capture_output=True)
+    device = subprocess.check_output(["losetup", "--find", "--show", str(image)], text=True).strip()
+    try:
+        subprocess.run(["mount.exfat-fuse", device, str(place)], check=True, capture_output=True)
+        try:
+            result = succeeded(loaded, "bundle", "--to", place, *SMALL)
+            assert result["read_back"]
+            loaded.run("verify", only_bundle(place))
+            server = machine("server")
+            trust(server, loaded, only_bundle(place))
+            server.run("import", only_bundle(place))
+            assert server.models() == {"large"}
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
