@@ -123,8 +123,12 @@ class ModelName:
 
     @property
     def file_name(self) -> str:
-        """A form that is one safe path component: ``org--name--QUANT``."""
-        return self.text.replace("/", "--").replace(":", "--")
+        """A form that is one safe path component, and no other name's: ``org--name``, ``org--name--QUANT``, else ``name@QUANT``.
+
+        No part of a name begins with ``-`` or has a ``+`` or ``@``, so what is a ``--`` of the name itself becomes ``-+``.
+        """
+        escaped = self.text.replace("--", "-+")
+        return escaped.replace("/", "--").replace(":", "--" if self.organization else "@")
 
 
 def looks_like_path(argument: str) -> bool:

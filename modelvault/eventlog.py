@@ -256,7 +256,7 @@ class EventLog:
                 raise self._damaged(event.number, f"an import without key, label and sequence: {error}") from error
         return marks
 
-    def imported(self, key: str, label: str, sequence: int) -> frozenset[str]:
+    def imported(self, key: str | None, label: str, sequence: int) -> frozenset[str]:
         """Give the digests, in hex, of the indexes that were completely imported under this key, label and sequence."""
         wanted = (key, label, sequence)
         return frozenset(

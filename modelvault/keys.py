@@ -167,6 +167,14 @@ class KeyRing:
             raise _two(reference)
         return found[0]
 
+    def held_in(self, file: Path, role: Role = Role.BUNDLE) -> KeyInfo | None:
+        """Find the key of this ring in that role that lies in a file, too; ``None`` if it holds another, or none at all."""
+        try:
+            fingerprint = _fingerprint(_read_public(file))
+        except UsageProblem:
+            return None
+        return next((info for info in self.list() if (info.fingerprint, info.role) == (fingerprint, role)), None)
+
     def signer(self, name: str | None = None, role: Role = Role.BUNDLE) -> Signer:
         """Open a private key: the one of that name, or the only one; of several for bundles, the one made first of all, if it is there.
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -396,14 +396,33 @@ class DiskLine:
     free: int
 
 
+class Outcome(StrEnum):
+    """What became of one model of an import, or would (``--dry-run``)."""
+
+    INSTALLED = "installed"
+    INSTALLED_ALREADY = "installed already"
+    RECEIVED = "received"
+    HERE = "here already"
+    WAITING = "waiting"
+    REFUSED = "refused"
+    WOULD_BE_INSTALLED = "would be installed"
+    WOULD_BE_RECEIVED = "would be received"
+    WOULD_WAIT = "would wait"
+    WOULD_BE_REFUSED = "would be refused"
+
+
 @dataclass(frozen=True, slots=True)
 class ImportModel:
-    """One model of an import: ``new_bytes`` had to come from the medium, the rest was in the vault."""
+    """One model of an import: ``new_bytes`` had to come from the medium, the rest was in the vault.
+
+    ``received`` and ``here already`` are in the vault and in no engine, ``installed already`` in all of them before, and only verified;
+    ``reason`` says why a model did not get into its engines, or not even into the vault.
+    """
 
     name: str
     size: int
     new_bytes: int
-    outcome: str
+    outcome: Outcome
     reason: str | None = None
 
 
@@ -443,6 +462,29 @@ class InstallResult:
     dry_run: bool
     installs: tuple[EngineStep, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InstallState:
+    """One install: how its weights got there, and its ``problems``. ``size`` is that of the files, in bytes."""
+
+    model: str
+    engine: str
+    directory: str
+    installed_name: str
+    installed_at: str
+    link: str
+    size: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InstallsResult:
+    """What is installed where. ``checked``: every byte was read again; else only presence and sizes were looked at."""
+
+    vault: Path
+    checked: bool
+    installs: tuple[InstallState, ...]
 
 
 @dataclass(frozen=True, slots=True)

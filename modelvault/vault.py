@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modelvault.registry import History, InstallRow, Registry
 
 
-_RESERVE = 2 << 20
+RESERVE = 2 << 20
 """Bytes that must be free to change what the vault lists. Where the disk cannot back a page of SQLite's shared memory (file systems
 that copy on write, or have blocks smaller than a page), writing to it does not fail but ends the process with SIGBUS."""
 
@@ -187,7 +187,7 @@ class Vault:
         Raises ``VaultLocked`` (exit 11) when another process keeps the lock for longer than ``lock_wait``, ``NoSpace`` where there is
         hardly room left for the vault's books.
         """
-        fsio.require_space(self.root, _RESERVE)
+        fsio.require_space(self.root, RESERVE)
         with self.holding(), self._lock("index.lock", shared=False):
             yield
 

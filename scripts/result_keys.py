@@ -20,6 +20,7 @@ RESULTS: Mapping[str, type] = {
     "import": results.ImportsResult,
     "inspect": results.InspectResult,
     "install": results.InstallResult,
+    "installs": results.InstallsResult,
     "keys list": results.KeysResult,
     "keys new": results.KeysResult,
     "keys revoke": results.KeysResult,

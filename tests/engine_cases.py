@@ -14,18 +14,34 @@ from modelvault.modelpack import store_form
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = bytes(range(256)) * 5000  # more than one block of a copy would be slow in dozens of crash points
 
+_GGUF = {"q8/tiny-Q8_0.gguf": b"GGUF" + WEIGHTS, "mmproj-F16.gguf": b"GGUF projector", "README.md": b"# tiny\n"}
+_EXLLAMA = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "model.safetensors": WEIGHTS,
+    "tokenizer.json": b"{}",
+}
+_HUB = {
+    **_EXLLAMA,
+    "tokenizer.model": b"{}",  # the same content: one blob
+    "nested/extra.json": b'{"nested": true}',
+}
 _CONTENT: dict[str, dict[str, bytes]] = {
     "ollama": {"tiny-Q8_0.gguf": b"GGUF" + WEIGHTS, "README.md": b"# tiny\n"},
-    "vllm": {
-        "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
-        "model.safetensors": WEIGHTS,
-        "tokenizer.json": b"{}",
-        "tokenizer.model": b"{}",  # the same content: one blob
-        "nested/extra.json": b'{"nested": true}',
-    },
+    "vllm": _HUB,
     "folder": {"config.json": b"{}", "model.safetensors": WEIGHTS, "nested/extra.json": b'{"nested": true}'},
+    "llamacpp": _GGUF,
+    "tgi": {**_HUB, "consolidated.safetensors": b"the same weights again"},
+    "sglang": _HUB,
+    "textgen": _GGUF,
+    "tabbyapi": _EXLLAMA,
+    "exllama": _EXLLAMA,
 }
-_FORMAT = {"ollama": "gguf", "vllm": "safetensors", "folder": "safetensors"}
+_TRAITS = {"gguf": Traits("gguf", "llama", "Q8_0", 1_234_567)} | {
+    name: Traits("safetensors", "llama", quantization, 1_234_567)
+    for name, quantization in (("hub", None), ("exllama", "exl3"))
+}
+_KIND = {"ollama": "gguf", "llamacpp": "gguf", "textgen": "gguf", "tabbyapi": "exllama", "exllama": "exllama"}
+HUBS = ("vllm", "tgi", "sglang")
 MODELFILE = 'TEMPLATE """{{ .Prompt }}"""\nPARAMETER temperature 0.7\nPARAMETER stop <end>\nLICENSE """one\ntwo"""\n'
 NAMES = tuple(_CONTENT)
 
@@ -82,7 +98,7 @@ class Case:
         content = dict(_CONTENT[self.name])
         if weights is not None:
             content[max(content, key=lambda path: len(content[path]))] = weights
-        traits = Traits(_FORMAT[self.name], "llama", "Q8_0" if self.name == "ollama" else None, 1_234_567)
+        traits = _TRAITS[_KIND.get(self.name, "hub")]
         recipe = Recipe(modelfile=MODELFILE, vllm_arguments=("--max-model-len", "256"))
         return self.blobs.model(name, content, **({"traits": traits, "recipe": recipe} | changes))
 
@@ -92,7 +108,9 @@ class Case:
 
     def visible(self) -> set[str]:
         """Name the models that the engine would offer; fails the test if one of them is not whole."""
-        return {"ollama": _ollama_models, "vllm": _vllm_models, "folder": _folder_models}[self.name](self.directory)
+        if self.name in HUBS:
+            return _hub_models(self.directory)
+        return _LOOK[self.name](self.directory)
 
 
 def _ollama_models(directory: Path) -> set[str]:
@@ -107,11 +125,11 @@ def _ollama_models(directory: Path) -> set[str]:
     return names
 
 
-def _vllm_models(directory: Path) -> set[str]:
+def _hub_models(directory: Path) -> set[str]:
     names = set()
-    for path in directory.glob("models--*/refs/main"):
+    for path in directory.glob("**/models--*/refs/main"):
         snapshot = path.parents[1] / "snapshots" / path.read_text(encoding="ascii")
-        _check_content(snapshot, _CONTENT["vllm"])
+        _check_content(snapshot, _HUB)
         names.add(path.parents[1].name)
     return names
 
@@ -121,6 +139,44 @@ def _folder_models(directory: Path) -> set[str]:
     for name in names:
         _check_content(directory / name, _CONTENT["folder"])
     return names
+
+
+def _exllama_models(directory: Path) -> set[str]:
+    """Every directory with a config.json, hidden ones included."""
+    names = {path.parent.name for path in directory.glob("*/config.json")}
+    for name in names:
+        _check_content(directory / name, _EXLLAMA)
+    return names
+
+
+def _llamacpp_models(directory: Path) -> set[str]:
+    """Every directory with a GGUF file in itself, hidden ones included, and the files at the top."""
+    names = {path.parent.name for path in directory.glob("*/*.gguf")} | {path.name for path in directory.glob("*.gguf")}
+    for name in names:
+        _check_content(directory / name, _FLAT)
+    return names
+
+
+def _textgen_models(directory: Path) -> set[str]:
+    """Every GGUF file below models, with a projector beside."""
+    files = list((directory / "models").rglob("*.gguf"))
+    names = {file.relative_to(directory / "models").as_posix() for file in files}
+    for file in files:
+        _check_content(file.parent, {"tiny-Q8_0.gguf": _FLAT["tiny-Q8_0.gguf"]})
+        projector = directory / "mmproj" / f"{file.parent.name}--mmproj-F16.gguf"
+        assert projector.read_bytes() == _FLAT["mmproj-F16.gguf"]
+    return names
+
+
+_FLAT = {Path(path).name: data for path, data in _GGUF.items() if path.endswith(".gguf")}
+_LOOK = {
+    "ollama": _ollama_models,
+    "folder": _folder_models,
+    "llamacpp": _llamacpp_models,
+    "textgen": _textgen_models,
+    "tabbyapi": _exllama_models,
+    "exllama": _exllama_models,
+}
 
 
 def _check_content(root: Path, content: Mapping[str, bytes]) -> None:

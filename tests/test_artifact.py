@@ -1,5 +1,8 @@
 """The values that stages exchange: what they accept becomes file names, so what they refuse matters."""
 
+from contextlib import suppress
+from itertools import chain, product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +63,22 @@ def test_name_parts(text: str, parts: tuple[str | None, str, str | None]) -> Non
     assert (name.organization, name.repository, name.quant) == parts
     assert "/" not in name.file_name
     assert ":" not in name.file_name
+
+
+def test_file_names() -> None:
+    """Breaks if two models share a directory, where the second would replace the first; or if common names are not pretty."""
+    pretty = {
+        "org/name": "org--name",
+        "org/name:Q4_K_M": "org--name--Q4_K_M",
+        "llama-3.1-8b": "llama-3.1-8b",
+        "a:b": "a@b",
+    }
+    assert {text: ModelName(text).file_name for text in pretty} == pretty
+    names = set()
+    for text in map("".join, chain.from_iterable(product("a-/:", repeat=length) for length in range(1, 7))):
+        with suppress(UsageProblem):
+            names.add(ModelName(text))
+    assert len({name.file_name for name in names}) == len(names) > 100
 
 
 @pytest.mark.parametrize(

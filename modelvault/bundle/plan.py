@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelvault import modelpack
-from modelvault.artifact import Digest, StoredModel
+from modelvault.artifact import Digest, ModelName, StoredModel
 from modelvault.bundle.format import encode
 from modelvault.bundle.index import (
     INDEX_PATH,
@@ -67,14 +67,25 @@ def plan_index(models: Sequence[SourceModel], options: PlanOptions, *, held: Col
         )
     _check_options(options)
     entries = tuple(sorted((_entry(model) for model in models), key=lambda entry: entry.name))
-    if len({str(entry.name).casefold() for entry in entries}) != len(entries):
-        raise UsageProblem("two of the models have the same name, or names that differ only in case")
+    _require_distinct(entries)
     needed = _blobs_in_order(entries)
     left_out = frozenset(held) - {blob.digest for entry in entries for blob in entry.blobs[:2]}
     blobs = tuple(blob for blob in needed if blob.digest not in left_out)
     spans = (Span(blob.digest, 0, blob.size) for blob in blobs)
     base = tuple(blob for blob in needed if blob.digest in left_out)
     return _index(options, entries, blobs, spans, base=base)
+
+
+def _require_distinct(entries: Sequence[ModelEntry]) -> None:
+    """Refuse models whose directories would be the same one where case does not count."""
+    names: dict[str, ModelName] = {}
+    for entry in entries:
+        other = names.setdefault(entry.name.text.casefold(), entry.name)
+        if other is not entry.name:
+            raise UsageProblem(
+                f"{other} and {entry.name} differ only in case or not at all: one bundle cannot hold both",
+                hint="name the models that go into this one, and bundle the other with a --label of its own",
+            )
 
 
 def patch_label(label: str) -> str:

@@ -102,7 +102,9 @@ def open_bundle(path: Path, verify: Verify | None) -> OpenBundle:
         signature = _read(path / f"{INDEX_FILE}.sig", SIGNATURE_SIZE)
         if signature is None:
             raise TrustRefused(
-                f"the bundle in {path} is not signed", hint="bundles are signed when modelvault bundle writes them"
+                f"{path} has no signature ({INDEX_FILE}.sig is missing)",
+                hint="copy the whole directory again: `modelvault bundle` writes the signature beside the index",
+                path=str(path),
             )
         signer = verify(signature, raw)
     return OpenBundle(decode(raw), Digest.of_bytes(raw), signer, (path,), verify)

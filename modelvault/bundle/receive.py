@@ -145,7 +145,8 @@ class _Receiver:
             progress.task("receiving", sum(self._sizes.values()), overall=True) as task,
         ):
             reachable = self._reachable(volumes) | {claim.blob for claim in claims}
-            fsio.require_space(self._staging.directory, self._unallocated(reachable))
+            unallocated = sum(self._staging.unallocated(blob, self._sizes[blob]) for blob in reachable)
+            fsio.require_space(self._staging.directory, unallocated)
             fresh = {blob for blob in sorted(reachable) if self._staging.create(blob, self._sizes[blob])}
             with BackgroundSync() as sync:
                 kept = self._resume(pool, threads + 1, [claim for claim in claims if claim.blob not in fresh], task)
@@ -180,17 +181,6 @@ class _Receiver:
         members = chain.from_iterable(volume.bundle.index.volumes[volume.number - 1] for volume in volumes)
         found = {member.digest for member in members if member.is_blob}
         return found & self._open | {blob for blob, size in self._sizes.items() if not size}
-
-    def _unallocated(self, blobs: Collection[Digest]) -> int:
-        """Count the bytes for which the staging directory has no blocks yet."""
-        missing = 0
-        for blob in blobs:
-            try:
-                held = 512 * self._staging.path(blob).lstat().st_blocks
-            except FileNotFoundError:
-                held = 0
-            missing += max(self._sizes[blob] - held, 0)
-        return missing
 
     def _resume(self, pool: ThreadPoolExecutor, ahead: int, claims: Sequence[Arrival], task: Task) -> list[Arrival]:
         """Compare what arrived before with what the log says of it; give what is as it was."""

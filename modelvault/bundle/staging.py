@@ -125,6 +125,14 @@ class Staging:
             os.close(descriptor)
         return True
 
+    def unallocated(self, blob: Digest, size: int) -> int:
+        """Count the bytes of a blob for which there are no blocks yet."""
+        try:
+            held = 512 * self.path(blob).lstat().st_blocks
+        except FileNotFoundError:
+            held = 0
+        return max(size - held, 0)
+
     def begin_log(self, arrivals: Iterable[Arrival]) -> "Log":
         """Write the log anew with what is true of it, and give it to be continued."""
         fsio.atomic_write(self._log, b"".join(map(_line, arrivals)), mode=0o600)

@@ -38,7 +38,7 @@ def write_bundle(
     options.journals.mkdir(parents=True, exist_ok=True)
     lock = lock_path(options.journals, raw)
     with fsio.FileLock(lock, what=f"the bundle {index.directory_name}"):
-        _check_blobs(index, blob_path)
+        check_blobs(index, blob_path)
         journal = _journal(raw, options, progress)
         for directory in options.directories:
             check_place(directory, raw, resuming=journal.begun)
@@ -76,8 +76,8 @@ def _check_drives(index: Index, options: WriteOptions, journal: Journal) -> None
         raise lack
 
 
-def _check_blobs(index: Index, blob_path: Callable[[Digest], Path]) -> None:
-    """Find out before the first byte is written that a blob is missing or has another length."""
+def check_blobs(index: Index, blob_path: Callable[[Digest], Path]) -> None:
+    """Find out before the first byte is written that a blob is missing or has another length: ``DigestMismatch``."""
     for blob in index.blobs:
         try:
             size = blob_path(blob.digest).stat().st_size

@@ -15,6 +15,7 @@ from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
 from modelvault.cli.install import install, uninstall
+from modelvault.cli.installs import installs
 from modelvault.cli.list_ import list_models
 from modelvault.cli.pull import pull
 from modelvault.cli.rm import gc, rm
@@ -65,6 +66,7 @@ _command(no_args_is_help=True)(bundle)
 _command("import")(import_)
 _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
+_command()(installs)
 _command()(serve)
 _command()(catalog)
 app.add_typer(receipt.app, name="receipt")

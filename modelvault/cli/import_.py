@@ -1,6 +1,6 @@
 """``modelvault import``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ from modelvault.cli.verify import Site
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import EngineStep, ImportModel, ImportResult, ImportsResult
+    from modelvault.results import ImportResult, ImportsResult
 
 
 def import_(
@@ -99,26 +99,13 @@ def _import_lines(result: "ImportResult") -> Iterator[str]:
     signer = f"signed by {bundle.signer}" if bundle.signer else "NOT signed by anyone trusted"
     yield f"{bundle.path}"
     yield f"  label {bundle.label}, sequence {bundle.sequence}; {signer}"
-    rows = [
-        (model.name, human_size(model.size), human_size(model.new_bytes), _outcome(model, result.installs))
-        for model in result.models
-    ]
+    rows = [(model.name, human_size(model.size), human_size(model.new_bytes), model.outcome) for model in result.models]
     yield from table(("model", "size", "from the drive", "outcome"), rows, right=(1, 2))
-    for model in result.models:
-        if model.reason:
-            named = model.reason.startswith(model.name)
-            yield f"  {model.reason}" if named else f"  {model.name}: {model.reason}"
+    yield from (f"  {model.reason}" for model in result.models if model.reason)
     for disk in result.disks:
         yield f"needs {human_size(disk.needed)} of {human_size(disk.free)} that are free on the file system of {disk.path}"
     yield from _sum(result)
     yield from engine_lines(result.installs, dry_run=result.dry_run)
-
-
-def _outcome(model: "ImportModel", installs: "Sequence[EngineStep]") -> str:
-    steps = [step for step in installs if step.model == model.name]
-    if steps and "installed" in model.outcome and all(step.already for step in steps):
-        return "installed already"
-    return "here already" if "received" in model.outcome and not model.new_bytes else model.outcome
 
 
 def _sum(result: "ImportResult") -> Iterator[str]:
@@ -134,5 +121,5 @@ def _sum(result: "ImportResult") -> Iterator[str]:
         resumed = f", of which {human_size(result.resumed)} were here already" if result.resumed else ""
         yield f"verified and received {human_size(result.received + result.resumed)}{resumed}, in {took}"
         yield f"  into {result.vault}"
-    elif all(model.outcome != "refused" for model in result.models):
+    elif not any(model.reason for model in result.models):
         yield f"everything was here already: nothing was read from the drive ({took})"

@@ -20,7 +20,8 @@ Engines = Annotated[
     typer.Option(
         "--engine",
         metavar="ENGINE[=DIR]",
-        help="ollama[=MODELS_DIR], vllm[=HF_HUB_CACHE] or folder=DIR. Repeatable; else those found here.",
+        help="ollama[=MODELS_DIR], vllm[=HF_HUB_CACHE], llamacpp=MODELS_DIR, tgi[=HF_HOME], sglang[=HF_HUB_CACHE], "
+        "textgen=USER_DATA, tabbyapi=MODELS_DIR, exllama=MODELS_DIR or folder=DIR. Repeatable; else Ollama and vLLM, where found.",
         autocompletion=completion.engines,
     ),
 ]
@@ -82,11 +83,14 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
         (step.installed_name, step.engine, "there already" if step.already else step.link, human_size(step.extra_bytes))
         for step in steps
     ]
-    header = ("would install as" if dry_run else "installed as", "engine", "placed by", "extra bytes")
+    planned = dry_run and not all(step.already for step in steps)
+    header = ("would install as" if planned else "installed as", "engine", "placed by", "extra bytes")
     yield from table(header, rows, right=(3,))
     for directory in dict.fromkeys(step.directory for step in steps):
         yield f"  in {directory}"
     if dry_run:
+        if not planned:
+            yield "nothing to do"
         return
     yield ""
     yield "next:"

@@ -38,22 +38,27 @@ def verify(
         Path | None, typer.Option(metavar="FILE", help="Write down what is wanted of the bundle, for bundle --answer.")
     ] = None,
     site: Site = None,
+    installs: Annotated[
+        bool, typer.Option("--installs", help="Check what is installed in engines, instead of the vault's own files.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read every byte again, and compare.
 
-    Of models at rest, or of a bundle: its frames, its signature, its index. Of a bundle on several drives it says what is here, what is
+    Of models at rest, of what is installed in engines, or of a bundle: its frames, its signature, its index. Of a bundle on several drives it says what is here, what is
     damaged, and what is still wanted; FILE, or the directory for it, then takes a signed request for a patch.
 
     \b
     Examples:
       modelvault verify
       modelvault verify llama-3.1-8b
+      modelvault verify --installs
       modelvault verify /media/ssd/models-1763700000.mvbundle
       modelvault verify /media/a /media/b --request /media/b
     """
     from modelvault.config import default_home
     from modelvault.errors import UsageProblem
+    from modelvault.operations.installs import verify_installs
     from modelvault.operations.subjects import split_subjects
     from modelvault.operations.verify import verify
     from modelvault.operations.verify_bundle import Wish, verify_bundle
@@ -61,6 +66,10 @@ def verify(
 
     def work(progress: "Progress") -> "VerifyResult":
         names, paths = split_subjects(subjects or [])
+        if installs and (paths or request is not None):
+            raise UsageProblem(
+                "--installs is for models in engines, not for a bundle", hint="leave out the path and --request"
+            )
         if paths:
             wish = Wish(tuple(paths), allow_unsigned, request and request.expanduser(), site)
             with Vault.prospective(default_home(), log=progress.log) as vault:
@@ -70,7 +79,7 @@ def verify(
                 "--request is for a bundle", hint="say where it lies: modelvault verify PATH --request FILE"
             )
         with Vault.existing(default_home(), log=progress.log) as vault:
-            return verify(vault, names, progress)
+            return verify_installs(vault, names, progress) if installs else verify(vault, names, progress)
 
     run("verify", as_json, work, lines)
 

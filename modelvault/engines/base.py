@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from modelvault.artifact import Digest, Model, StoredModel, check_relative_path
-from modelvault.errors import UsageProblem
+from modelvault.errors import UsageProblem, VaultDamaged
 
 
 class LinkMode(StrEnum):
@@ -25,13 +25,17 @@ class LinkMode(StrEnum):
 
 
 class LinkKind(StrEnum):
-    """How one file got (or would get) into the engine's directories. ``PRESENT``: it was there before, and is not ours."""
+    """How one file got (or would get) into the engine's directories. ``PRESENT``: it was there before, and is not ours.
+
+    ``WRITE``: made by us, small; ``MERGE``: made of several files of the vault, as large as they are.
+    """
 
     HARD = "hard link"
     REFLINK = "reflink"
     COPY = "copy"
     SYMLINK = "symlink"
     WRITE = "write"
+    MERGE = "merge"
     PRESENT = "present"
 
 
@@ -64,18 +68,29 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An engine's name and the directory of models that it reads."""
+    """An engine's name and the directory of models that it reads; or the ``address`` of a server, whose directory is nowhere here."""
 
     engine: str
     directory: Path
+    address: str | None = None
+
+    @classmethod
+    def behind(cls, engine: str, address: str) -> Self:
+        """Name a server by its address."""
+        return cls(engine, Path(os.devnull), address)
+
+    @property
+    def place(self) -> str:
+        """The directory or address, as records and messages have it."""
+        return self.address or str(self.directory)
 
 
 @dataclass(frozen=True, slots=True)
 class InstallRecord:
     """One model placed into one engine's directories: enough to verify and to remove it.
 
-    ``model`` is the vault's name, ``manifest`` the digest of its manifest, ``arguments`` what the engine should be started
-    with, ``modelfile`` the Modelfile that Ollama's layers were made from.
+    ``directory`` may be the address of a server; ``model`` is the vault's name, ``manifest`` the digest of its manifest, ``arguments``
+    what the engine should be started with, ``modelfile`` the Modelfile that Ollama's layers were made from.
     """
 
     engine: str
@@ -86,6 +101,11 @@ class InstallRecord:
     files: "tuple[InstalledFile, ...]"
     modelfile: str | None = None
     arguments: tuple[str, ...] = ()
+
+    @property
+    def remote(self) -> bool:
+        """Whether ``directory`` is the address of a server: then ``files`` are not to be looked for on this machine."""
+        return not self.directory.startswith("/")
 
     def to_json(self) -> dict[str, Any]:
         """Give the record as plain JSON values."""
@@ -104,18 +124,28 @@ class InstallRecord:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote. Raises ``ValueError`` for missing, unknown or ill-typed keys and for unsafe paths."""
+        """Read what ``to_json`` wrote; what it did not is passed over. Raises ``VaultDamaged`` for missing or ill-typed keys and unsafe paths."""
+        try:
+            return cls._decoded(table)
+        except ValueError as error:
+            raise VaultDamaged(
+                f"the vault's record of the install {table.get('installed_name')} is not what was recorded: {error}",
+                hint="`modelvault registry rebuild` takes it from the event log again; "
+                "where it was the log that changed, put a copy of events.jsonl back first",
+            ) from error
+
+    @classmethod
+    def _decoded(cls, table: Mapping[str, Any]) -> Self:
         texts = {key: table.get(key) for key in ("engine", "directory", "model", "manifest", "installed_name")}
         files, modelfile, arguments = table.get("files"), table.get("modelfile"), table.get("arguments")
         well_formed = (
-            set(table) == {*texts, "files", "modelfile", "arguments"}
-            and all(isinstance(text, str) for text in texts.values())
+            all(isinstance(text, str) for text in texts.values())
             and isinstance(modelfile, str | None)
             and isinstance(files, list)
             and isinstance(arguments, list)
             and all(isinstance(argument, str) for argument in arguments)
         )
-        if not well_formed or not Path(str(texts["directory"])).is_absolute():
+        if not well_formed or not str(texts["directory"]).startswith(("/", "http://", "https://")):
             raise ValueError("not an install record")
         Digest.parse(str(texts["manifest"]))
         return cls(
@@ -141,8 +171,8 @@ class InstalledFile:
 
     @classmethod
     def from_json(cls, table: object) -> Self:
-        """Read one entry of a record; raises ``ValueError`` for anything that ``to_json`` would not have written."""
-        if not isinstance(table, dict) or set(table) != {"path", "digest", "size", "link"}:
+        """Read one entry of a record; raises ``ValueError`` for missing or ill-typed keys and unsafe paths."""
+        if not isinstance(table, dict) or not {"path", "digest", "size", "link"} <= table.keys():
             raise ValueError("not an installed file")
         path, digest, size, link = table["path"], table["digest"], table["size"], table["link"]
         if not isinstance(path, str) or not isinstance(digest, str) or type(size) is not int or size < 0:
@@ -196,7 +226,7 @@ class PlannedFile:
         object.__setattr__(self, "link", LinkKind(self.link).value)
 
 
-_TAKES_SPACE = {LinkKind.COPY, LinkKind.WRITE}
+_TAKES_SPACE = {LinkKind.COPY, LinkKind.WRITE, LinkKind.MERGE}
 
 
 @dataclass(frozen=True, slots=True)

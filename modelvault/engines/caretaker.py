@@ -7,6 +7,7 @@ descriptor of a file that we made ourselves and that has no second name, never t
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -74,6 +75,19 @@ class Caretaker:
                 fsio.fsync_directory(here)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def make(self, directory: Path, fill: Callable[[Path], str]) -> str:
+        """Have ``fill`` write a large file under a temporary name in ``directory``; it gives the name by which the file is kept."""
+        with refusals(directory), self.on(directory) as here:
+            temporary = staging_name(here)
+            try:
+                name = fill(temporary)
+                self._adopt(temporary)
+                temporary.rename(here / name)
+                fsio.fsync_directory(here)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return name
 
     def symlink(self, target: str, path: Path, *, via: Path) -> None:
         """Make a symbolic link that belongs to the owner, by way of a temporary one in ``via``; replaces what is there."""

@@ -26,7 +26,7 @@ _REF_LIMIT = 256  # bytes; a commit has 40
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of the model: where its blob and its name lie, relative to the cache, and how each got there (``None``: to do)."""
+    """One file of the model: where its blob and its name lie, relative to the engine's directory, and how each got there (``None``: to do)."""
 
     file: FileSpec
     blob: str
@@ -43,16 +43,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """Where one model's files lie, relative to the cache."""
+    """Where one model's files lie, relative to the engine's directory, in which the cache may lie ``below`` (as ``hub/``)."""
 
     repository: str
     commit: str
     manifest: Digest
+    below: str = ""
 
     @property
     def folder(self) -> str:
         """The repository's directory in the cache."""
-        return "models--" + self.repository.replace("/", "--")
+        return f"{self.below}models--" + self.repository.replace("/", "--")
 
     @property
     def snapshot(self) -> str:
@@ -82,16 +83,21 @@ def check_repository(text: str) -> str:
     fits = len(parts) <= 2 and all(_REPOSITORY_PART.fullmatch(part) for part in parts)  # noqa: PLR2004 (organization, name)
     if not fits or "--" in text or ".." in text or text.endswith(".git"):
         raise UsageProblem(
-            f"not a repository name that vLLM takes: {text[:120]!r}", hint="choose one with --as, such as --as org/name"
+            f"not a repository name that the hub's cache can hold: {text[:120]!r}",
+            hint="choose one with --as, such as --as org/name",
         )
     return text
 
 
 def layout_of(record: InstallRecord) -> CacheLayout:
     """Read from a record where its files lie."""
-    names = (file.path.split("/") for file in record.files if "/snapshots/" in file.path)
-    commit = next((parts[2] for parts in names if parts[1] == "snapshots"), "")
-    return CacheLayout(record.installed_name, commit, Digest.parse(record.manifest))
+    folder, _, name = next(file.path.partition("/snapshots/") for file in record.files if "/snapshots/" in file.path)
+    return CacheLayout(
+        record.installed_name,
+        name.partition("/")[0],
+        Digest.parse(record.manifest),
+        folder[: folder.rindex("models--")],
+    )
 
 
 def read_reference(path: Path) -> str | None:

@@ -5,16 +5,14 @@ written here is what ``create`` of 0.24.0 writes; a running server sees it at on
 """
 
 import pwd
-import re
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modelvault import fsio
-from modelvault.artifact import Digest, FileSpec, Model
+from modelvault.artifact import Digest, Model
 from modelvault.engines import ollama_store as store
 from modelvault.engines.base import (
     NOTHING_FRESH,
@@ -29,36 +27,13 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_file, check_files, remove_empty
+from modelvault.engines.gguf_merge import Merge, write_merged
 from modelvault.engines.ground import in_the_way, locked, refusals, remove_file, sweep
-from modelvault.engines.modelfile import Modelfile, parse, render
+from modelvault.engines.ollama_layout import UNKNOWN, Layout, lay_out, name_for, refusal
 from modelvault.engines.place import Placer, Wanted
-from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.errors import EngineRefused
 
-_SHARD = re.compile(r".*-\d{5}-of-(?P<count>\d{5})\.gguf")
-_NOT_YET = {"ADAPTER": "adapters", "DRAFT": "draft models"}
 _SYSTEMCTL_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """What an install will write: pure, but for the names that the store has already."""
-
-    name: store.OllamaName
-    gguf: FileSpec
-    modelfile: Modelfile
-    config: store.Layer
-    layers: tuple[store.Layer, ...]
-    manifest: bytes
-    warnings: tuple[str, ...]
-
-    @property
-    def manifest_path(self) -> str:
-        return f"manifests/{self.name.path}"
-
-    @property
-    def blobs(self) -> tuple[store.Layer, ...]:
-        """Every blob once, the model first: two licenses may have the same text."""
-        return tuple({layer.digest: layer for layer in (*self.layers, self.config)}.values())
 
 
 class OllamaEngine:
@@ -117,69 +92,40 @@ class OllamaEngine:
     # -- what ----------------------------------------------------------------------------------------------------------
 
     def accepts(self, model: Model) -> str | None:
-        """Ollama serves one GGUF file per model."""
-        files = _gguf_files(model)
-        if not files:
-            return "Ollama takes GGUF files, and this model has none"
-        shards = [_SHARD.fullmatch(PurePosixPath(file.path).name) for file in files]
-        if any(shard and shard["count"] != "00001" for shard in shards):
-            return "the GGUF is split into several files, of which Ollama would use only the last"
-        if len(files) > 1:
-            names = ", ".join(file.path for file in files[:4])
-            return f"it has {len(files)} GGUF files ({names}), and Ollama takes one per model"
-        return None
-
-    def _prepare(self, request: InstallRequest) -> _Layout:
-        model, directory = request.model, request.target.directory
-        if reason := self.accepts(model):
-            raise EngineRefused(f"{model.name}: {reason}", hint=_refusal_hint(model))
-        text = request.modelfile
-        if text is None:
-            text = model.recipe.modelfile if model.recipe else None
-        modelfile = parse(text or "")
-        for keyword, what in _NOT_YET.items():
-            if modelfile.all(keyword):
-                raise UsageProblem(
-                    f"the modelfile's {keyword} is not supported", hint=f"{what} cannot be installed yet"
-                )
-        (gguf,) = _gguf_files(model)
-        with refusals(directory):
-            name = store.OllamaName.parse(request.name or _default_name(model))
-            name = name.folded_onto(store.existing_names(directory))
-        config = store.config_layer(model.traits, modelfile)
-        layers = (
-            store.Layer("model", gguf.digest, gguf.size, origin=PurePosixPath(gguf.path).name),
-            *store.text_layers(modelfile),
-        )
-        manifest = store.encode_manifest(config, layers)
-        return _Layout(name, gguf, modelfile, config, layers, manifest, _warnings(model, modelfile, directory))
+        """Ollama serves one GGUF model, whole or in shards, with a projector and an adapter if there are."""
+        return refusal(model)
 
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name for ``ollama run``, spelled as the store has it."""
-        return str(self._prepare(request).name)
+        return str(name_for(request))
 
     def plan(self, request: InstallRequest) -> InstallPlan:
-        """Say what would be written; nothing on disk changes."""
-        layout, directory = self._prepare(request), request.target.directory
+        """Say what would be written; nothing on disk changes. Shards are read if the store may have what they make together."""
+        return self._plan(request, lay_out(request))
+
+    def _plan(self, request: InstallRequest, layout: Layout) -> InstallPlan:
+        directory = request.target.directory
         placer = Placer(request)
         files = []
         for layer in layout.blobs:
-            path = directory / _blob_path(layer)
-            there = path.exists()
-            if layer.data is not None:
-                kind = LinkKind.PRESENT if there else LinkKind.WRITE
-            else:
-                wanted = Wanted.of(request, layout.gguf)
-                standing = placer.standing(path, wanted, _blob_path(layer), hashed=False)
+            path = directory / layer.path
+            if layer.digest in layout.files:
+                wanted = Wanted.of(request, layout.files[layer.digest])
+                standing = placer.standing(path, wanted, layer.path, hashed=False)
                 there, kind = standing is not None, standing or placer.predict(wanted, path.parent)
-            files.append(PlannedFile(path, layer.digest, layer.size, kind, there=there))
+            else:
+                there = path.exists() and path.stat().st_size == layer.size
+                made = LinkKind.MERGE if layer.data is None else LinkKind.WRITE
+                kind = LinkKind.PRESENT if there else made
+            digest = None if layer.digest == UNKNOWN else layer.digest
+            files.append(PlannedFile(path, digest, layer.size, kind, there=there))
         needed = self._manifest_needed(request, layout)
         kind = LinkKind.WRITE if needed else LinkKind.PRESENT
-        path, digest = directory / layout.manifest_path, Digest.of_bytes(layout.manifest)
-        files.append(PlannedFile(path, digest, len(layout.manifest), kind, there=not needed))
+        path, manifest = directory / layout.manifest_path, layout.manifest
+        files.append(PlannedFile(path, Digest.of_bytes(manifest), len(manifest), kind, there=not needed))
         return InstallPlan(self.name, directory, str(layout.name), tuple(files), layout.warnings)
 
-    def _manifest_needed(self, request: InstallRequest, layout: _Layout) -> bool:
+    def _manifest_needed(self, request: InstallRequest, layout: Layout) -> bool:
         """Tell whether the manifest has to be written. Raises ``EngineRefused`` if another model has the name."""
         path = request.target.directory / layout.manifest_path
         with refusals(path):
@@ -202,9 +148,9 @@ class OllamaEngine:
 
     def install(self, request: InstallRequest) -> InstallRecord:
         """Place blobs, then the manifest, then look whether Ollama pruned a blob in between."""
-        layout, directory = self._prepare(request), request.target.directory
+        layout, directory = lay_out(request), request.target.directory
         placer = Placer(request)
-        write_manifest = self._manifest_needed(request, layout)
+        self._manifest_needed(request, layout)
         manifest_path = directory / layout.manifest_path
         for needed in (directory / "blobs", manifest_path.parent):
             placer.make_directories(needed)
@@ -212,9 +158,13 @@ class OllamaEngine:
             for place in (directory, directory / "blobs"):
                 with placer.on(place) as here:
                     sweep(here)
-            fsio.require_space(directory, self.plan(request).extra_bytes)
-            files = [self._place(placer, request, layout, layer) for layer in layout.blobs]
-            if write_manifest:
+            fsio.require_space(directory, self._plan(request, layout).extra_bytes)
+            files = []
+            if layout.merge is not None:
+                layout, merged = self._place_merged(placer, request, layout, layout.merge)
+                files.append(merged)
+            files += [self._place(placer, request, layout, layer) for layer in layout.blobs[len(files) :]]
+            if self._manifest_needed(request, layout):
                 # Listing reads every file in the tree: the temporary one must lie outside.
                 placer.write(manifest_path, layout.manifest, via=directory)
             for file in files:
@@ -232,32 +182,61 @@ class OllamaEngine:
                 str(request.stored.manifest),
                 str(layout.name),
                 tuple(files),
-                render(layout.modelfile, str(directory / _blob_path(layout.layers[0]))),
+                layout.source(directory),
             )
             if request.previous is not None and request.previous.installed_name == record.installed_name:
                 self._remove(request.previous, keep={file.path for file in files})
         return record
 
-    def _place(self, placer: Placer, request: InstallRequest, layout: _Layout, layer: store.Layer) -> InstalledFile:
-        relative = _blob_path(layer)
-        path = request.target.directory / relative
+    def _place_merged(
+        self, placer: Placer, request: InstallRequest, layout: Layout, merge: Merge
+    ) -> tuple[Layout, InstalledFile]:
+        """Join the shards, unless the store has what they make; give the layout with the digest that it has."""
+        directory, layer = request.target.directory, layout.layers[0]
+        if layer.digest != UNKNOWN and self._is_right(placer, request, layer):
+            placer.refresh(directory / layer.path)
+            kind = LinkKind.MERGE if placer.was_placed(layer.path) else LinkKind.PRESENT
+            return layout, InstalledFile(layer.path, str(layer.digest), layer.size, kind)
+
+        def fill(temporary: Path) -> str:
+            nonlocal layout
+            layout = layout.merged(write_merged(merge, temporary, request.on_bytes))
+            path = directory / layout.layers[0].path
+            if path.exists() and not placer.was_placed(layout.layers[0].path):
+                raise in_the_way(path, f"expected {merge.size:,} bytes, found {path.stat().st_size:,}")
+            return path.name
+
+        placer.make(directory / "blobs", fill)
+        layer = layout.layers[0]
+        return layout, InstalledFile(layer.path, str(layer.digest), layer.size, LinkKind.MERGE)
+
+    def _is_right(self, placer: Placer, request: InstallRequest, layer: store.Layer) -> bool:
+        """Tell whether a blob that is made here is there. Raises ``EngineRefused`` for somebody else's in its place."""
+        path = request.target.directory / layer.path
+        problem = check_file(
+            path, InstalledFile(layer.path, str(layer.digest), layer.size, LinkKind.WRITE), NOTHING_FRESH
+        )
+        if problem and path.exists():
+            if not placer.was_placed(layer.path):
+                raise in_the_way(path, f"its content is not {layer.digest}")
+            request.on_changed(layer.path)
+        return problem is None
+
+    def _place(self, placer: Placer, request: InstallRequest, layout: Layout, layer: store.Layer) -> InstalledFile:
+        path = request.target.directory / layer.path
         if layer.data is not None:
-            installed = InstalledFile(relative, str(layer.digest), layer.size, LinkKind.WRITE)
-            problem = check_file(path, installed, NOTHING_FRESH)
-            if problem and path.exists():
-                if not placer.was_placed(relative):
-                    raise in_the_way(path, f"its content is not {layer.digest}")
-                request.on_changed(relative)
-            if problem:
+            if self._is_right(placer, request, layer):
+                placer.refresh(path)
+            else:
                 placer.write(path, layer.data)
-            return installed
-        wanted = Wanted.of(request, layout.gguf)
-        kind = placer.standing(path, wanted, relative, hashed=True)
+            return InstalledFile(layer.path, str(layer.digest), layer.size, LinkKind.WRITE)
+        wanted = Wanted.of(request, layout.files[layer.digest])
+        kind = placer.standing(path, wanted, layer.path, hashed=True)
         if kind is None:
             kind = placer.bring(wanted, path)
         else:
             placer.refresh(path)
-        return InstalledFile(relative, str(layer.digest), layer.size, kind)
+        return InstalledFile(layer.path, str(layer.digest), layer.size, kind)
 
     # -- later ---------------------------------------------------------------------------------------------------------
 
@@ -304,46 +283,6 @@ class OllamaEngine:
         if str(target.directory) == record.directory:
             return [run]
         return [f"OLLAMA_MODELS={shlex.quote(record.directory)} ollama serve", run]
-
-
-def _gguf_files(model: Model) -> list[FileSpec]:
-    return [file for file in model.files if file.path.lower().endswith(".gguf")]
-
-
-def _refusal_hint(model: Model) -> str:
-    files = _gguf_files(model)
-    if not files:
-        return "install it with --engine vllm or --engine folder=DIR"
-    if len(files) > 1:
-        return "pull one quantization in one file (name:QUANT or --include), or install with --engine folder=DIR"
-    return "pull the model as one file, or install it with --engine folder=DIR"
-
-
-def _default_name(model: Model) -> str:
-    """The catalog entry's name, else lower-case ``repo:quant``."""
-    if model.recipe and model.recipe.ollama_name:
-        return model.recipe.ollama_name
-    quantization = model.name.quant or model.traits.quantization
-    if not quantization or quantization.lower() == "unknown" or not re.fullmatch(r"[A-Za-z0-9_.-]+", quantization):
-        return model.name.repository.lower()
-    return f"{model.name.repository}:{quantization}".lower()
-
-
-def _warnings(model: Model, modelfile: Modelfile, directory: Path) -> tuple[str, ...]:
-    warnings = []
-    if modelfile.last("FROM") is not None:
-        warnings.append(f"{model.name}: the modelfile's FROM is ignored: the model in the vault is used")
-    if modelfile.last("TEMPLATE") is None:
-        warnings.append(
-            f"{model.name}: no TEMPLATE given: Ollama before 0.30 passes prompts to the model as they are typed"
-        )
-    if (directory / "manifests-v2").is_dir():
-        warnings.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
-    return tuple(warnings)
-
-
-def _blob_path(layer: store.Layer) -> str:
-    return f"blobs/sha256-{layer.digest.hex}"
 
 
 def _is_directory(path: Path) -> bool:

@@ -107,6 +107,11 @@ class Layer:
         """Make a layer of bytes in memory."""
         return cls(media, Digest.of_bytes(data), len(data), data)
 
+    @property
+    def path(self) -> str:
+        """Where the blob lies in the store."""
+        return f"blobs/sha256-{self.digest.hex}"
+
     def descriptor(self) -> dict[str, Any]:
         """Give the manifest's entry, its keys in Ollama's order."""
         media = self.media if "/" in self.media else LAYER_PREFIX + self.media
@@ -150,14 +155,13 @@ def encode_parameters(modelfile: Modelfile) -> bytes:
     return ("{" + ",".join(members) + "}\n").encode("utf-8")
 
 
-def config_layer(traits: Traits, modelfile: Modelfile) -> Layer:
-    """Write the config blob. ``rootfs``, which 0.32.7 dropped and older releases do not read, is left out."""
-    family = traits.architecture or "unknown"
+def config_layer(traits: Traits, modelfile: Modelfile, families: Sequence[str]) -> Layer:
+    """Write the config blob; ``families`` are the architectures of the model's GGUF files. ``rootfs``, which 0.32.7 dropped and older releases do not read, is left out."""
     quantization = traits.quantization if traits.quantization and traits.quantization != "F32" else "unknown"
     config: dict[str, Any] = {
         "model_format": "gguf",
-        "model_family": family,
-        "model_families": [family],
+        "model_family": families[0],
+        "model_families": list(families),
         "model_type": human_number(traits.parameters or 0),
         "file_type": quantization,
     }

@@ -67,7 +67,7 @@ class Placer(Caretaker):
         Nor need the blob be in the vault yet: an import is planned before anything was received.
         """
         if wanted.source.exists():
-            _check_source(wanted)
+            check_source(wanted)
         mode = self._mode(wanted)
         if mode is LinkMode.COPY:
             return LinkKind.COPY
@@ -94,7 +94,7 @@ class Placer(Caretaker):
         """
         received = wanted.source.exists()
         if received:
-            _check_source(wanted)
+            check_source(wanted)
         with refusals(path):
             try:
                 status = path.stat()
@@ -151,7 +151,7 @@ class Placer(Caretaker):
 
         Raises ``DigestMismatch`` if the vault's blob turns out to be damaged while it is copied, ``EngineRefused`` or ``NoSpace``.
         """
-        _check_source(wanted)
+        check_source(wanted)
         with refusals(path), self.on(path.parent) as here:
             temporary = staging_name(here)
             try:
@@ -197,11 +197,7 @@ class Placer(Caretaker):
 
         fsio.copy_bytes(wanted.source, temporary, on_bytes=note)
         if state.hexdigest() != wanted.file.digest.hex:
-            raise DigestMismatch(
-                f"{wanted.source}: the vault's copy no longer has the digest {wanted.file.digest}",
-                hint="run `modelvault verify`, and pull or import the model again",
-                path=str(wanted.source),
-            )
+            raise damaged(wanted)
 
     def refresh(self, path: Path) -> None:
         """Give a file that was there before a fresh time, so that Ollama's pruning by age spares it."""
@@ -210,7 +206,17 @@ class Placer(Caretaker):
             os.utime(path, follow_symlinks=False)
 
 
-def _check_source(wanted: Wanted) -> None:
+def damaged(wanted: Wanted) -> DigestMismatch:
+    """Build the error for a blob of the vault that turned out not to be what its name says while it was read."""
+    return DigestMismatch(
+        f"{wanted.source}: the vault's copy no longer has the digest {wanted.file.digest}",
+        hint="run `modelvault verify`, and pull or import the model again",
+        path=str(wanted.source),
+    )
+
+
+def check_source(wanted: Wanted) -> None:
+    """Raise ``DigestMismatch`` where the vault lacks a file, or has another size of it."""
     try:
         size = wanted.source.stat().st_size
     except FileNotFoundError as error:

@@ -8,8 +8,9 @@ from typing import Any
 
 from modelvault.artifact import FileReport, TensorInfo, Traits
 from modelvault.errors import InvalidModelFile
+from modelvault.formats.gguf import MAX_CONTEXT, GgufHeader
 from modelvault.inspect.documents import read_object, section
-from modelvault.inspect.gguf import MAX_CONTEXT, GgufHeader, read_gguf
+from modelvault.inspect.gguf import read_gguf
 from modelvault.inspect.listing import check_listing, shard_sets, top_level, with_suffix
 from modelvault.inspect.quantization import Quantization, check_tensors, count_parameters, read_quantization
 from modelvault.inspect.safetensors import SafetensorsHeader, read_safetensors

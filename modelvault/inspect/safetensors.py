@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from modelvault.artifact import FileReport, TensorInfo
 from modelvault.errors import InvalidModelFile
-from modelvault.inspect.cursor import Readable
+from modelvault.formats.cursor import Readable
 from modelvault.inspect.documents import parse_object, read_all
 from modelvault.inspect.quantization import count_parameters
 from modelvault.inspect.source import open_file

@@ -14,7 +14,7 @@ from modelvault.bundle.layout import volume_length
 from modelvault.bundle.plan import PlanOptions, next_sequence
 from modelvault.bundle.reader import Damage, open_bundle
 from modelvault.bundle.restore import restore_script
-from modelvault.bundle.writer import write_bundle
+from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.keys import FIRST_KEY, Role, Signer
@@ -84,6 +84,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         unfinished = _unfinished(begun, request, fresh, progress)
         index = unfinished or fresh
         if request.dry_run:
+            check_blobs(index, vault.store.blob_path)
             return _plan(vault, request, index, signer, resumes=unfinished is not None)
         if signer is None:
             signer = make_key(vault, FIRST_KEY, Role.BUNDLE)

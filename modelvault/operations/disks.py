@@ -10,8 +10,12 @@ from modelvault.results import DiskLine, EngineStep
 
 
 def writes(steps: Iterable[EngineStep]) -> list[tuple[Path, int]]:
-    """Say how many bytes the steps would write below which directories; a link counts none."""
-    return [(Path(step.directory), step.extra_bytes) for step in steps if not step.already]
+    """Say how many bytes the steps would write below which directories; a link counts none, nor does what lies behind an address."""
+    return [
+        (Path(step.directory), step.extra_bytes)
+        for step in steps
+        if not step.already and step.directory.startswith("/")
+    ]
 
 
 def disks(written: Iterable[tuple[Path, int]]) -> tuple[DiskLine, ...]:

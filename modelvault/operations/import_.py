@@ -7,18 +7,23 @@ from pathlib import Path
 
 from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import ModelEntry
-from modelvault.engines import Target
-from modelvault.errors import ModelvaultError, PartlyDone, UsageProblem, in_words
+from modelvault.bundle.receive import Received
+from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
 from modelvault.operations.delivery import VolumesWanted, gather
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
-from modelvault.operations.install import Placement, Step, do_step, plan_step, targets_for
+from modelvault.operations.install import Placement, Step, do_step, plan_step
 from modelvault.operations.papers import require_place
+from modelvault.operations.placing import Job, jobs_for
 from modelvault.operations.publishing import is_published
 from modelvault.operations.receipt import write_receipt
 from modelvault.operations.receiving import (
     Order,
+    forecast,
     intake,
+    is_here,
+    not_whole,
+    numbers_of,
     publish,
     require_base,
     take_in,
@@ -27,7 +32,7 @@ from modelvault.operations.receiving import (
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
 from modelvault.progress import Progress
-from modelvault.results import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult
+from modelvault.results import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
 from modelvault.vault import Vault
 
 
@@ -80,10 +85,9 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
     """
     if request.receipt is not None:
         require_place(request.receipt)
-    jobs = _jobs(vault, request, progress)
-    _check_modelfile([entry for job in jobs for entry in job.order.entries], request.placement)
+    vault.store.entries()  # a list that is damaged shall not be met only when hours of reading are over
+    jobs = jobs_for(vault, _orders(vault, request, progress), request.placement)
     for job in jobs:
-        _check_placement(vault, job.order.entries, request.placement)
         require_base(job.order, job.order.missing(vault))
     if not request.dry_run:
         vault.create()
@@ -96,9 +100,9 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         try:
             done = _plan(vault, job) if request.dry_run else _import(vault, job)
         except ModelvaultError as error:
-            done = _Done(tuple(_refused(_summary(entry, {}, ""), error) for entry in job.order.entries))
+            done = _Done(tuple(_refused(_summary(entry, {}), error) for entry in job.order.entries))
         outcomes += done.outcomes
-        results.append(_result(vault, job, done, seconds=time.monotonic() - begun))
+        results.append(_result(vault, job, done, dry_run=request.dry_run, seconds=time.monotonic() - begun))
     result = ImportsResult(tuple(results))
     if request.receipt is not None and not request.dry_run and any(outcome.received for outcome in outcomes):
         result = _with_receipt(vault, request.receipt, request.site, result)
@@ -117,16 +121,15 @@ def _with_receipt(vault: Vault, path: Path, site: str | None, result: ImportsRes
         raise
 
 
-def _jobs(vault: Vault, request: ImportRequest, progress: Progress) -> list["_Job"]:
+def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Order]:
     """Open and judge what was brought."""
-    jobs = []
+    orders = []
     found = find_bundles(request.paths)
     for delivery in gather(found, vault.keys, vault.partial, allow_unsigned=request.allow_unsigned):
         check_news(vault, delivery.bundle, allow_older=request.allow_older)
         entries = tuple(delivery.bundle.index.model(name) for name in request.only) or delivery.bundle.index.models
-        order = Order(delivery, entries, not request.only, request.allow_older, progress)
-        jobs.append(_Job(order, _lenient(entries, request.placement), request))
-    return jobs
+        orders.append(Order(delivery, entries, not request.only, request.allow_older, progress))
+    return orders
 
 
 def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:
@@ -145,39 +148,19 @@ def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None
         f"{len(failed)} of {len(outcomes)} models {'still wait for volumes' if kinds == {VolumesWanted} else 'did not get all the way'}: {names}",
         hint=first.hint or "run the same command again once the cause is mended: it goes on where it stopped",
         result=result,
-        failed=[f"{outcome.model.name}: {error.message}" for outcome, error in failed],
+        failed=[_said(outcome.model.name, error) for outcome, error in failed],
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One bundle that was judged, and what is wanted of it. ``lenient``: a model that no named engine takes is only received."""
-
-    order: Order
-    lenient: bool
-    request: ImportRequest
-
-
-def _lenient(entries: Sequence[ModelEntry], placement: Placement) -> bool:
-    """Engines named for a whole bundle need not take every model of it, but an engine that takes none was named by mistake."""
-    return not placement.named or any(placement.takers(entry.stored.model) for entry in entries)
-
-
-def _targets(entry: ModelEntry, job: _Job) -> tuple[Target, ...]:
-    model, placement = entry.stored.model, job.request.placement
-    return placement.takers(model) if job.lenient else targets_for(model, placement)
-
-
-def _import(vault: Vault, job: _Job) -> _Done:
+def _import(vault: Vault, job: Job) -> _Done:
     """Receive, publish and install."""
     order = job.order
     with intake(vault, order) as staging:
         missing = order.missing(vault)
-        received = take_in(order, staging, missing)
-        refused = publish(vault, order, received)
+        received, refused = _receive(vault, order, staging, missing)
         outcomes = []
         for entry in order.entries:
-            summary = _summary(entry, missing, "received")
+            summary = _summary(entry, missing)
             if entry.name in refused:
                 outcomes.append(_refused(summary, refused[entry.name]))
             else:
@@ -186,19 +169,66 @@ def _import(vault: Vault, job: _Job) -> _Done:
     return _Done(tuple(outcomes), received.resumed, received.read, to_come=to_come)
 
 
+def _receive(
+    vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, int]
+) -> tuple[Received, dict[ModelName, ModelvaultError]]:
+    """Receive and publish. A disk that is too full for some models does not keep those that are here from the engines."""
+    received = Received()
+    try:
+        received = take_in(vault, order, staging, missing)
+        return received, publish(vault, order, received)
+    except NoSpace as error:
+        refused: dict[ModelName, ModelvaultError] = {
+            entry.name: error for entry in order.entries if not is_here(vault, entry)
+        }
+        if not refused:
+            raise
+        return received, refused
+
+
 def _refused(summary: ImportModel, error: ModelvaultError) -> _Outcome:
-    outcome = "waiting" if isinstance(error, VolumesWanted) else "refused"
-    return _Outcome(replace(summary, outcome=outcome, reason=error.message), error=error, received=False)
+    outcome = Outcome.WAITING if isinstance(error, VolumesWanted) else Outcome.REFUSED
+    return _Outcome(_because(replace(summary, outcome=outcome), error), error=error, received=False)
 
 
-def _result(vault: Vault, job: _Job, done: _Done, *, seconds: float) -> ImportResult:
+def _because(summary: ImportModel, error: ModelvaultError) -> ImportModel:
+    return replace(summary, reason=_said(summary.name, error))
+
+
+def _said(name: str, error: ModelvaultError) -> str:
+    """Name the model that an error is about, once."""
+    return error.message if error.message.startswith(name) else f"{name}: {error.message}"
+
+
+def _received(summary: ImportModel, steps: Sequence[EngineStep] = ()) -> ImportModel:
+    """Say what became of a model that is in the vault now, by what was done in the engines."""
+    if steps:
+        outcome = Outcome.INSTALLED_ALREADY if all(step.already for step in steps) else Outcome.INSTALLED
+    else:
+        outcome = Outcome.RECEIVED if summary.new_bytes else Outcome.HERE
+    return replace(summary, outcome=outcome)
+
+
+_FORETOLD = {
+    Outcome.INSTALLED: Outcome.WOULD_BE_INSTALLED,
+    Outcome.RECEIVED: Outcome.WOULD_BE_RECEIVED,
+    Outcome.WAITING: Outcome.WOULD_WAIT,
+    Outcome.REFUSED: Outcome.WOULD_BE_REFUSED,
+}
+
+
+def _foretold(model: ImportModel) -> ImportModel:
+    return replace(model, outcome=_FORETOLD.get(model.outcome, model.outcome))
+
+
+def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: float) -> ImportResult:
     delivery = job.order.delivery
     said = [warning for outcome in done.outcomes for warning in outcome.warnings]
     return ImportResult(
         vault=vault.root,
         bundle=replace(bundle_summary(delivery.bundle), path=delivery.path),
-        dry_run=job.request.dry_run,
-        models=tuple(outcome.model for outcome in done.outcomes),
+        dry_run=dry_run,
+        models=tuple(_foretold(outcome.model) if dry_run else outcome.model for outcome in done.outcomes),
         installs=tuple(step for outcome in done.outcomes for step in outcome.steps),
         disks=done.disks,
         received=done.received,
@@ -209,64 +239,39 @@ def _result(vault: Vault, job: _Job, done: _Done, *, seconds: float) -> ImportRe
     )
 
 
-def _check_modelfile(entries: Sequence[ModelEntry], placement: Placement) -> None:
-    """Refuse one Modelfile for several models."""
-    if placement.modelfile is not None and len(entries) != 1:
-        raise UsageProblem(
-            f"--modelfile is for one model, and {len(entries)} would be imported",
-            hint=f"choose one: --only {entries[0].name} --modelfile FILE",
-        )
-
-
-def _check_placement(vault: Vault, entries: Sequence[ModelEntry], placement: Placement) -> None:
-    """Refuse a bad Modelfile or ``--as`` before hours of reading: a name that no engine takes, or that several models would get."""
-    if placement.name is None and placement.modelfile is None:
-        return
-    taken: dict[tuple[str, str], ModelName] = {}
-    for entry in entries:
-        name = entry.stored.model.name
-        try:
-            targets = targets_for(entry.stored.model, placement)
-            steps = [plan_step(vault, Step(entry.stored, target, placement)) for target in targets]
-        except UsageProblem:
-            raise
-        except ModelvaultError:
-            continue  # the model's own: it is received all the same, and its outcome says what the engine has against it
-        for step in steps:
-            other = taken.setdefault((step.engine, step.directory), name)
-            if other != name and placement.name is not None:
-                raise UsageProblem(
-                    f"--as {placement.name} would be the name of both {other} and {name}",
-                    hint=f"choose one: --only {name} --as {placement.name}",
-                )
-
-
-def _summary(entry: ModelEntry, missing: Mapping[Digest, int], outcome: str) -> ImportModel:
+def _summary(entry: ModelEntry, missing: Mapping[Digest, int]) -> ImportModel:
     new_bytes = sum(blob.size for blob in entry.blobs if blob.digest in missing)
-    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, outcome)
+    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, Outcome.HERE)
 
 
-def _plan(vault: Vault, job: _Job) -> _Done:
+def _plan(vault: Vault, job: Job) -> _Done:
     """Say what would become of each model, and how full that would make which file systems."""
     missing = job.order.missing(vault)
+    expected = forecast(vault, job.order, missing)
     outcomes = []
     for entry in job.order.entries:
-        summary = _summary(entry, missing, "would be received")
-        try:
-            targets = _targets(entry, job)
-            steps = tuple(plan_step(vault, Step(entry.stored, target, job.request.placement)) for target in targets)
-        except ModelvaultError as error:
-            refused = replace(summary, outcome="would be refused", reason=error.message)
-            outcomes.append(_Outcome(refused, error=error))
-            continue
-        planned = replace(summary, outcome="would be installed") if steps else summary
-        outcomes.append(_Outcome(planned, steps, warnings=_warnings(entry, job, steps)))
+        summary = _summary(entry, missing)
+        if error := not_whole(job.order, entry, expected.received):
+            outcomes.append(_refused(summary, error))
+        else:
+            outcomes.append(_planned(vault, entry, summary, job))
     written = writes(step for outcome in outcomes for step in outcome.steps)
-    filled = disks([(vault.root, sum(missing.values())), *written])
-    return _Done(tuple(outcomes), disks=filled, to_come=volumes_to_come(vault, job.order, missing, planned=True))
+    filled = disks([(vault.root, expected.needed), *written])
+    return _Done(tuple(outcomes), disks=filled, to_come=numbers_of(expected.received.waiting))
 
 
-def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: _Job, fresh: Collection[Digest]) -> _Outcome:
+def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) -> _Outcome:
+    steps: list[EngineStep] = []
+    try:
+        with in_words():
+            for target in job.targets(entry):
+                steps.append(plan_step(vault, Step(entry.stored, target, job.placement)))  # noqa: PERF401 (those before an error count)
+    except ModelvaultError as error:
+        return _Outcome(_because(_received(summary), error), tuple(steps), error)
+    return _Outcome(_received(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))
+
+
+def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fresh: Collection[Digest]) -> _Outcome:
     """Install a received model into its engines; if an engine refuses, the model stays received."""
     steps: list[EngineStep] = []
     try:
@@ -276,21 +281,10 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: _Job, f
                     f"{entry.name} was replaced in the vault by another import meanwhile: that one is installed, not this",
                     hint="`modelvault show MODEL` says what the vault holds, and where it is installed",
                 )
-            for target in _targets(entry, job):
-                step = Step(entry.stored, target, job.request.placement, fresh)
+            for target in job.targets(entry):
+                step = Step(entry.stored, target, job.placement, fresh)
                 steps.append(do_step(vault, step, job.order.progress))
     except ModelvaultError as error:
-        failed = replace(summary, reason=error.message)
-        return _Outcome(failed, tuple(steps), error, warnings=_warnings(entry, job, steps) if steps else ())
-    done = replace(summary, outcome="installed") if steps else summary
-    return _Outcome(done, tuple(steps), warnings=_warnings(entry, job, steps))
-
-
-def _warnings(entry: ModelEntry, job: _Job, steps: Sequence[EngineStep]) -> tuple[str, ...]:
-    """What the steps warn of; or, where there are none, why the model goes into no engine and how it gets into one."""
-    if steps:
-        return tuple(warning for step in steps for warning in step.warnings)
-    model, placement = entry.stored.model, job.request.placement
-    return (
-        f"{model.name} goes into no engine; {placement.why_none(model)}; to install it: `{placement.command(model)}`",
-    )
+        failed = _because(_received(summary), error)
+        return _Outcome(failed, tuple(steps), error, warnings=job.warnings(entry, steps) if steps else ())
+    return _Outcome(_received(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))

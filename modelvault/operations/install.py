@@ -23,6 +23,7 @@ from modelvault.errors import EngineRefused, UsageProblem
 from modelvault.eventlog import MAX_LINE
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
+from modelvault.operations.summaries import install_line
 from modelvault.progress import Progress
 from modelvault.results import EngineStep, InstallResult
 from modelvault.vault import Vault
@@ -75,7 +76,7 @@ class Placement:
         """Say which engines there are, and why none of them takes a model."""
         if not self.targets:
             return "no engine was found on this machine"
-        places = ", ".join(f"{target.engine} ({target.directory})" for target in self.targets)
+        places = ", ".join(f"{target.engine} ({target.place})" for target in self.targets)
         reasons = (self.adapters[target.engine].accepts(model) for target in self.targets)
         said = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
         return f"{'named' if self.named else 'found here'}: {places}, but {said}"
@@ -147,20 +148,22 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
     plan = _plan(adapter, request)
     model = step.stored.model
     verb, where = ("checking", "in") if _is_there(request, plan) else ("installing", "into")
-    progress.log(f"{verb} {model.name} {where} {step.target.engine} ({step.target.directory})")
+    progress.log(f"{verb} {model.name} {where} {step.target.engine} ({step.target.place})")
     with progress.task(f"{verb} {plan.installed_name}", plan.extra_bytes) as task:
         record = adapter.install(replace(request, on_bytes=task.advance))
     fresh = {str(digest): vault.store.blob_path(digest) for digest in step.fresh}
     problems = adapter.verify(record, fresh)
     if problems:
         raise EngineRefused(
-            f"{model.name} was installed into {step.target.directory}, but does not verify: {'; '.join(problems[:5])}",
+            f"{model.name} was installed into {step.target.place}, but does not verify: {'; '.join(problems[:5])}",
             hint="run the same command again; if that does not help, look at the medium of that directory",
         )
-    vault.record("install", record.to_json())
     links = {step.target.directory / file.path: file.link for file in record.files}
     plan = replace(plan, files=tuple(replace(file, link=links.get(file.path, file.link)) for file in plan.files))
-    return replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.next_steps(record)))
+    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.next_steps(record)))
+    if not done.already or record != request.previous:
+        vault.record("install", record.to_json())
+    return done
 
 
 def _is_there(request: InstallRequest, plan: InstallPlan) -> bool:
@@ -191,11 +194,17 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
         owner=placement.owner,
         modelfile=placement.modelfile,
     )
-    # An earlier install under the same name is ours to replace.
-    place = (step.target.engine, str(step.target.directory), adapter.installed_name(request))
+    place = (step.target.engine, step.target.place, adapter.installed_name(request))
     for row in vault.installs():
-        if (row.engine, row.directory, row.installed_name) == place:
-            return replace(request, previous=InstallRecord.from_json(row.record))
+        if (row.engine, row.directory, row.installed_name) != place:
+            continue
+        if row.model != step.stored.model.name.text:
+            raise EngineRefused(
+                f"{step.stored.model.name} would replace another model: {row.installed_name} in {row.directory} is the install of {row.model}",
+                hint=f"choose another name with --as, or remove that one: `{install_line(row).removal}`",
+                model=step.stored.model.name.text,
+            )
+        return replace(request, previous=InstallRecord.from_json(row.record))
     return request
 
 
@@ -208,7 +217,7 @@ def _outcome(request: InstallRequest, plan: InstallPlan, changed: Sequence[str],
     return EngineStep(
         model=str(request.model.name),
         engine=plan.engine,
-        directory=str(plan.directory),
+        directory=request.target.place,
         installed_name=plan.installed_name,
         link=str(largest.link) if largest else "nothing",
         extra_bytes=plan.extra_bytes,

@@ -34,5 +34,7 @@ def is_published(vault: Vault, model: Model) -> bool:
         stored = vault.store.find(model.name)
     except ModelvaultError:
         return False  # its documents are damaged: published again, they are mended
+    if stored != wanted:
+        return False
     row = vault.registry.model(model.name)
-    return stored == wanted and row is not None and row.manifest == wanted.manifest
+    return row is not None and row.manifest == wanted.manifest

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
 from modelvault.operations.publishing import is_published
 from modelvault.operations.trust import FINISH, check_news
 from modelvault.progress import Progress
-from modelvault.vault import Vault
+from modelvault.vault import RESERVE, Vault
 
 _MOST_NAMED = 3
 
@@ -59,7 +59,7 @@ def require_base(order: Order, missing: Collection[Digest]) -> None:
     if not lacking:
         return
     models = [str(entry.name) for entry in order.entries if any(blob.digest in lacking for blob in entry.blobs)]
-    named = [index.called(blob.digest) for blob in index.base if blob.digest in lacking]
+    named = [*dict.fromkeys(index.called(blob.digest) for blob in index.base if blob.digest in lacking)]
     more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
     raise BaseIncomplete(
         f"{order.delivery.path} leaves out what this vault does not have: {', '.join(named[:_MOST_NAMED])}{more}",
@@ -70,17 +70,51 @@ def require_base(order: Order, missing: Collection[Digest]) -> None:
     )
 
 
-def volumes_to_come(
-    vault: Vault, order: Order, missing: Collection[Digest], *, planned: bool = False
-) -> tuple[int, ...]:
-    """Name the volumes that are wanted and not here, by what has arrived and, if that is still ``planned``, what patches hold."""
-    index = order.bundle.index
+def volumes_to_come(vault: Vault, order: Order, missing: Collection[Digest]) -> tuple[int, ...]:
+    """Name the volumes that are wanted and not here, by what has arrived."""
     there = Staging(staging_of(vault.partial, order.bundle.digest)).ranges()
-    for patch in order.delivery.patches if planned else ():
+    return numbers_of(_waiting(order, missing, there))
+
+
+def numbers_of(waiting: Mapping[Digest, Sequence[int]]) -> tuple[int, ...]:
+    """Give the volumes that blobs wait for, each once."""
+    return tuple(sorted({number for numbers in waiting.values() for number in numbers}))
+
+
+def _waiting(
+    order: Order, missing: Collection[Digest], there: Mapping[Digest, Ranges]
+) -> dict[Digest, tuple[int, ...]]:
+    """Say which blobs cannot be whole without volumes that are not here, and which those are."""
+    absent = set(order.bundle.missing)
+    wanted = volumes_wanted(order.bundle.index, missing, there).items()
+    lacking = {blob: tuple(number for number in numbers if number in absent) for blob, numbers in wanted}
+    return {blob: numbers for blob, numbers in lacking.items() if numbers}
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What receiving would come to, unless the medium is damaged: what it would leave, and the bytes that it needs in the vault."""
+
+    received: Received
+    needed: int
+
+
+def forecast(vault: Vault, order: Order, missing: Mapping[Digest, int]) -> Forecast:
+    """Say what receiving would come to; nothing is read but the index and what has arrived."""
+    staging = Staging(staging_of(vault.partial, order.bundle.digest))
+    there = staging.ranges()
+    absent = set(order.bundle.missing)
+    volumes = [members for number, members in enumerate(order.bundle.index.volumes, 1) if number not in absent]
+    for patch in order.delivery.patches:
+        volumes += patch.index.volumes
         for member in chain.from_iterable(patch.index.volumes):
             there.setdefault(member.digest, Ranges()).add(member.offset, member.size)
-    wanted = {number for numbers in volumes_wanted(index, missing, there).values() for number in numbers}
-    return tuple(sorted(wanted & set(order.bundle.missing)))
+    reachable = {member.digest for member in chain.from_iterable(volumes)} | there.keys()
+    sizes = {blob: size for blob, size in missing.items() if blob in reachable}
+    received = Received(waiting=_waiting(order, missing, there), read=sum(sizes.values()))
+    if all(is_here(vault, entry) for entry in order.entries):
+        return Forecast(received, 0)
+    return Forecast(received, sum(staging.unallocated(blob, size) for blob, size in sizes.items()) + RESERVE)
 
 
 @contextlib.contextmanager
@@ -99,11 +133,12 @@ def intake(vault: Vault, order: Order) -> Iterator[Path]:
             shutil.rmtree(staging)
 
 
-def take_in(order: Order, staging: Path, missing: Collection[Digest]) -> Received:
-    """Receive what is missing. Raises as ``receive`` does."""
+def take_in(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, int]) -> Received:
+    """Receive what is missing. Raises as ``receive`` does, ``NoSpace`` also where there would be no room to publish it."""
     require_base(order, missing)
     if not missing:
         return Received()
+    fsio.require_space(vault.root, forecast(vault, order, missing).needed)
     return receive(order.bundle, missing, staging, order.progress, patches=order.delivery.patches)
 
 
@@ -120,6 +155,11 @@ def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, M
                 reports[entry.name] = _inspect(vault, order, entry, received)
         except ModelvaultError as error:
             refused[entry.name] = error
+    complete = order.whole and not refused
+    if all(entry.name in refused or is_here(vault, entry) for entry in order.entries) and not (
+        complete and not _is_recorded(vault, order)
+    ):
+        return refused
     with vault.publishing():
         # Hours may have passed. From this look to the record, nobody else publishes: of two imports at once, the newer stays.
         check_news(vault, order.bundle, allow_older=order.allow_older)
@@ -131,9 +171,22 @@ def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, M
                     _publish_model(vault, entry, received.blobs, reports[entry.name])
             except ModelvaultError as error:
                 refused[entry.name] = error
-        if not refused and order.whole:
+        if not refused and order.whole and not _is_recorded(vault, order):
             _record(vault, order)
     return refused
+
+
+def is_here(vault: Vault, entry: ModelEntry) -> bool:
+    """Whether a model is in the vault, listed and whole."""
+    return all(vault.store.has(blob.digest, blob.size) for blob in entry.blobs) and is_published(
+        vault, entry.stored.model
+    )
+
+
+def _is_recorded(vault: Vault, order: Order) -> bool:
+    index, signer = order.bundle.index, order.bundle.signer
+    known = vault.events.imported(signer.fingerprint if signer else None, index.label, index.sequence)
+    return order.bundle.digest.hex in known
 
 
 def _record(vault: Vault, order: Order) -> None:
@@ -152,7 +205,7 @@ def _record(vault: Vault, order: Order) -> None:
     )
 
 
-def _not_whole(order: Order, entry: ModelEntry, received: Received) -> ModelvaultError | None:
+def not_whole(order: Order, entry: ModelEntry, received: Received) -> ModelvaultError | None:
     """Build the error for a model that is damaged on the medium, or of which volumes are not here."""
     finished = order.bundle.finished or order.delivery.kept
     damaged = dict.fromkeys(received.failed[blob.digest] for blob in entry.blobs if blob.digest in received.failed)
@@ -184,7 +237,7 @@ def _not_whole(order: Order, entry: ModelEntry, received: Received) -> Modelvaul
 
 def _inspect(vault: Vault, order: Order, entry: ModelEntry, received: Received) -> ModelReport:
     """Inspect a model's files. Raises ``InvalidModelFile`` though the signature was right: it is our gate too."""
-    error = _not_whole(order, entry, received)
+    error = not_whole(order, entry, received)
     if error is not None:
         raise error
     where = {blob.digest: _place(vault, entry, blob, received.blobs) for blob in entry.blobs}

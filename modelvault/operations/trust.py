@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from modelvault.bundle.index import BundleRefused
+from modelvault.bundle.index import INDEX_FILE, BundleRefused
 from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.errors import TrustRefused
 from modelvault.keys import KeyRing
@@ -29,18 +29,28 @@ def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> t
                 hint="set MODELVAULT_HOME, or look at its integrity alone with --allow-unsigned",
             )
     except TrustRefused as error:
-        if not allow_unsigned and isinstance(error, BundleRefused):
-            raise
         if not allow_unsigned:
-            carried = next(iter(sorted(path.glob("[!.]*.pub"))), None)
-            known = (
-                f"if you know whose it is: `{shlex.join([*_TRUST, str(carried)])}`"
-                if carried and not error.data
-                else error.hint
-            )
-            raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
+            raise _refusal(path, keys, error) from error
     return open_bundle(path, None), (
         f"{path} is not signed by anyone trusted here: integrity only, no proof of origin",
+    )
+
+
+def _refusal(path: Path, keys: KeyRing | None, error: TrustRefused) -> TrustRefused:
+    """Say of which bundle it is true, and what can be told from the key that lies beside it."""
+    if isinstance(error, BundleRefused) or keys is None or "path" in error.data:
+        return error
+    carried = sorted(path.glob("[!.]*.pub"))
+    if error.data or not carried:
+        return TrustRefused(f"{path}: {error.message}", hint=error.hint, path=str(path))
+    known = next((key.name for key in map(keys.held_in, carried) if key), None)
+    if known is None:
+        hint = f"if you know whose it is: `{shlex.join([*_TRUST, str(carried[0])])}`"
+        return TrustRefused(f"{path}: {error.message}", hint=hint, path=str(path))
+    return TrustRefused(
+        f"{path}: the signature does not fit {INDEX_FILE}: it was changed after {known} signed it, or {known} did not sign it",
+        hint="have it copied or written again on the PC that it came from: `modelvault verify PATH` there tells whether it is whole",
+        path=str(path),
     )
 
 

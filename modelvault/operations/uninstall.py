@@ -14,13 +14,12 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
     rows = [
         row
         for row in vault.registry.installs()
-        if (row.engine, row.directory) == (target.engine, str(target.directory))
-        and model in {row.model, row.installed_name}
+        if (row.engine, row.directory) == (target.engine, target.place) and model in {row.model, row.installed_name}
     ]
     if not rows:
         raise UsageProblem(
-            f"{model} is not installed in {target.engine} at {target.directory}",
-            hint="`modelvault show MODEL` lists the installs of a model; name the directory: --engine ENGINE=DIR",
+            f"{model} is not installed in {target.engine} at {target.place}",
+            hint="`modelvault installs` lists what is installed where; name the directory: --engine ENGINE=DIR",
         )
     names = sorted({row.installed_name for row in rows})
     if len(names) > 1:
@@ -38,7 +37,7 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
         vault=vault.root,
         model=names[0],
         engine=target.engine,
-        directory=str(target.directory),
+        directory=target.place,
         removed=tuple(removed),
         kept=tuple(kept),
         warnings=tuple(f"{path} was changed after it had been installed, and is kept" for path in kept),

@@ -55,7 +55,9 @@ def test_placeholders_are_upper_case(command: tuple[str, ...]) -> None:
     assert [word for word in placeholders if word != word.upper() and word != "auto|hard|reflink|copy"] == []
 
 
-@pytest.mark.parametrize("group", [(), ("keys",), ("receipt",), ("registry",)], ids=lambda group: group[0] if group else "modelvault")
+@pytest.mark.parametrize(
+    "group", [(), ("keys",), ("receipt",), ("registry",)], ids=lambda group: group[0] if group else "modelvault"
+)
 def test_summaries_are_not_cut(group: tuple[str, ...]) -> None:
     """Breaks if a command's one-line summary is too long for the list of commands."""
     assert "..." not in help_of(*group).partition("Commands:")[2]

@@ -90,6 +90,7 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "receipt", "show", "lab")
     note(server, "show", "tiny")
     note(server, "install", "tiny", "--engine", f"folder={folder}")
+    note(server, "installs")
     note(server, "uninstall", "tiny", "--engine", f"folder={folder}")
     note(server, "registry", "rebuild")
     note(server, "rm", "tiny")

@@ -77,11 +77,11 @@ def test_params_and_layers() -> None:
 def test_config() -> None:
     """The order of the keys is part of the digest."""
     traits = Traits("gguf", "llama", "Q4_K_M", 8030261312)
-    assert config_layer(traits, parse("RENDERER r\nREQUIRES v0.24.0\nPARSER p")).data == (
+    assert config_layer(traits, parse("RENDERER r\nREQUIRES v0.24.0\nPARSER p"), ["llama"]).data == (
         b'{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"8.0B",'
         b'"file_type":"Q4_K_M","renderer":"r","parser":"p","requires":"0.24.0","architecture":"amd64","os":"linux"}\n'
     )
-    unknown = config_layer(Traits("gguf"), parse("")).data or b""
+    unknown = config_layer(Traits("gguf"), parse(""), ["unknown"]).data or b""
     assert json.loads(unknown)["file_type"] == "unknown"
 
 
@@ -150,10 +150,10 @@ def test_default_name(ollama: Case) -> None:
     ("paths", "reason"),
     [
         (["model.safetensors"], "has none"),
-        (["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"], "split into several files"),
-        (["a-00001-of-00002.gguf"], "split into several files"),
-        (["a-Q4.gguf", "a-Q8.gguf"], "2 GGUF files"),
-        (["a.gguf", "mmproj-a.gguf"], "2 GGUF files"),
+        (["a-00002-of-00003.gguf"], "split into 3 files, of which 2 are not here"),
+        (["a-Q4.gguf", "a-Q8.gguf"], "2 models in its 2 GGUF files"),
+        (["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "a-Q8.gguf"], "2 models in its 3 GGUF files"),
+        (["mmproj-a.gguf"], "without the model"),
     ],
 )
 def test_what_is_refused(ollama: Case, paths: list[str], reason: str) -> None:
@@ -182,8 +182,8 @@ def test_the_users_modelfile_beats_the_recipe(ollama: Case) -> None:
     record = ollama.engine.install(request)
     assert record.modelfile == f"FROM {ollama.directory / record.files[0].path}\nSYSTEM mine\n"
     assert "TEMPLATE" in MODELFILE
-    with pytest.raises(UsageProblem, match="ADAPTER is not supported"):
-        ollama.engine.plan(ollama.request(modelfile="ADAPTER ./lora.gguf\n"))
+    with pytest.raises(UsageProblem, match="DRAFT is not supported"):
+        ollama.engine.plan(ollama.request(modelfile="DRAFT ./small.gguf\n"))
 
 
 def test_another_model_of_that_name_is_refused(ollama: Case) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 from engine_cases import Blobs, contents
-from make_models import SENTENCE, make_awq, make_gguf
+from make_models import SENTENCE, make_awq, make_gguf, make_sharded_safetensors, make_split_gguf
 from real_engines import llama_generate, ollama_server, require_engine, vllm_generate
 
 from modelvault.artifact import Origin, StoredModel, Traits
@@ -116,8 +117,9 @@ def test_ollama_as_another_user(blobs: Blobs, tiny: tuple[StoredModel, Path]) ->
         with ollama_server(models, uid=NOBODY) as server:
             (Path(place) / "Modelfile").write_text("FROM tiny:q8_0\nSYSTEM x\n")
             server.run("create", "derived", "-f", f"{place}/Modelfile")
-            assert SENTENCE.startswith(server.generate("derived", "hello", tokens=3))
-            server.run("rm", "tiny:q8_0", "derived")
+            server.run("cp", "derived", "copied")
+            assert SENTENCE.startswith(server.generate("copied", "hello", tokens=3))
+            server.run("rm", "tiny:q8_0", "derived", "copied")
         assert contents(models) == {}
         owner = Owner(NOBODY, NOBODY)
         assert install(blobs, tiny[0], Target("ollama", models), owner=owner, link=LinkMode.COPY)
@@ -128,6 +130,56 @@ def test_llama_cpp_loads_from_the_folder(blobs: Blobs, tiny: tuple[StoredModel, 
     """The folder adapter's promise: any engine that takes a path."""
     record = install(blobs, tiny[0], Target("folder", tmp_path / "models"))
     assert SENTENCE.startswith(llama_generate(tmp_path / "models" / record.files[0].path, "hello"))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_llama_cpp_loads_from_its_models_directory(blobs: Blobs, tmp_path: Path, shards: int) -> None:
+    """The file that ``--models-dir`` would choose loads, and finds its shards, wherever they lay in the repository."""
+    source = tmp_path / "source"
+    source.mkdir()
+    if shards == 1:
+        make_gguf(source / "tiny-Q8_0.gguf")
+    else:
+        make_split_gguf(source, shards=shards)
+    content = {f"Q8_0/{path.name}": path.read_bytes() for path in source.glob("*.gguf")}
+    assert len(content) == shards
+    stored = blobs.model("org/tiny:Q8_0", content, traits=Traits("gguf", "llama", "Q8_0"))
+    models = tmp_path / "models"
+    record = install(blobs, stored, Target("llamacpp", models))
+    assert {path.parent for path in models.rglob("*.gguf")} == {models / record.installed_name}
+    chosen = min((models / record.installed_name).glob("*.gguf"))
+    assert SENTENCE.startswith(llama_generate(chosen, "hello"))
+
+
+def test_transformers_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:
+    """TGI and SGLang read the hub's cache as transformers does: configuration, tokenizer and sharded weights."""
+    python = require_engine("vllm")  # whose environment has transformers
+    make_sharded_safetensors(tmp_path / "source")
+    content = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()} | {
+        "consolidated.safetensors": b"a second copy of the weights"
+    }
+    origin = Origin("hub", "org/tiny-f16", "0123456789" * 4)
+    stored = blobs.model("tiny-f16", content, origin=origin, traits=Traits("safetensors", "llama", "F16"))
+    record = install(blobs, stored, Target("tgi", tmp_path / "data"))
+    script = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "options = {'local_files_only': True}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **options)\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **options)\n"
+        "asked = tokenizer('hello', return_tensors='pt')\n"
+        "answer = model.generate(**asked, max_new_tokens=8, do_sample=False)[0][asked['input_ids'].shape[1]:]\n"
+        "print('OUTPUT', tokenizer.decode(answer))\n"
+    )
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "data")}
+    done = subprocess.run(
+        [python, "-c", script, record.installed_name],
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert SENTENCE.startswith(done.stdout.rpartition("OUTPUT ")[2].rstrip("\n"))
 
 
 def test_vllm_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def with_program(around: Surroundings, name: str, script: str = "") -> None:
 
 def test_nothing_is_detected_where_nothing_is(around: Surroundings) -> None:
     """A false detection would install into a directory that nobody reads."""
-    assert [engine.detect() for engine in engines(around).values()] == [None, None, None]
+    assert {engine.detect() for engine in engines(around).values()} == {None}
 
 
 def test_ollama_is_found(around: Surroundings) -> None:
@@ -89,7 +89,7 @@ def test_parse_target(around: Surroundings, monkeypatch: pytest.MonkeyPatch, tmp
     assert parse_target("folder=sub", engines(around)) == Target("folder", tmp_path / "sub")
     assert parse_target("ollama", engines(around)).directory == around.home / ".ollama/models"
     assert parse_target("vllm", engines(around)).directory == around.home / ".cache/huggingface/hub"
-    for text in ("folder", "folder=", "ollama=", "tgi", ""):
+    for text in ("folder", "folder=", "llamacpp", "ollama=", "lmdeploy", ""):
         with pytest.raises(UsageProblem):
             parse_target(text, engines(around))
 

@@ -7,8 +7,7 @@ import pytest
 from engine_cases import COMMIT, Case, contents
 
 from modelvault.artifact import Algorithm, Digest, FileSpec, Origin, Traits
-from modelvault.engines import InstallRecord, LinkMode
-from modelvault.engines import vllm as vllm_module
+from modelvault.engines import InstallRecord, LinkMode, hub_engine
 from modelvault.errors import EngineRefused, UsageProblem
 from modelvault.modelpack import store_form
 
@@ -181,7 +180,7 @@ def test_two_models_of_one_repository(vllm: Case) -> None:
 
 def test_without_symbolic_links(vllm: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """FAT and exFAT have none; the hub client then reads real files from the snapshot."""
-    monkeypatch.setattr(vllm_module, "can_symlink", lambda _: False)
+    monkeypatch.setattr(hub_engine, "can_symlink", lambda _: False)
     record = install(vllm)
     assert not (vllm.directory / "models--org--tiny/blobs").exists()
     assert all("/blobs/" not in file.path for file in record.files)

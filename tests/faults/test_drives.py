@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from machines import PROGRAM, SECONDS, Machine, only_bundle, small_disk, trust
+from machines import PROGRAM, SECONDS, Machine, flip_bit, only_bundle, small_disk, trust
 from make_models import make_large_gguf
-from refusals import failed, succeeded
+from refusals import failed, fill, running, succeeded, tree
 
 FAKE = Path(__file__).parent.parent / "fake_drive.py"
 SMALL = ("--volume-size", "8MiB")
@@ -109,6 +110,98 @@ def test_a_place_that_is_no_drive(loaded: Machine, tmp_path: Path, disks: tuple[
     assert "read-only" in error["message"]
     failed(loaded, "bundle", "--to", a, "--to", b, *SMALL, "--dry-run", code=1)
     assert not list(a.glob("*.mvbundle"))
+
+
+def test_full_before_the_first_volume(loaded: Machine, disks: tuple[Path, Path]) -> None:
+    """Breaks if a drive that is full already stops the bundle where another has room, or is written to where none has."""
+    a, b = disks
+    fill(a, 1_000)
+    to = ("bundle", "--to", a, "--to", b, "--volume-size", "2MiB")
+    error = failed(loaded, *to, code=15)
+    assert error["data"]["missing"] > 0
+    assert [list(drive.glob("*.mvbundle")) for drive in disks] == [[], []]
+    small = loaded.root / "small.gguf"
+    make_large_gguf(small, 5_000_000)
+    loaded.run("add", small, "--name", "small")
+    try:
+        result = succeeded(loaded, "bundle", "small", *to[1:])
+        assert [bool(drive["volumes"]) for drive in result["drives"]] == [False, True]
+        assert not list(a.glob("*.mvbundle"))
+    finally:
+        loaded.run("rm", "small")
+
+
+PINNED = ("--sequence", "11", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(loaded: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
+    """The files of the pinned bundle on one drive, but for the sums, which are each drive's own."""
+    drive = tmp_path_factory.mktemp("undisturbed")
+    loaded.run("bundle", "--to", drive, *PINNED)
+    yield bundle_files(drive)
+    shutil.rmtree(drive)
+
+
+def bundle_files(*drives: Path) -> dict[str, bytes]:
+    """What lies on drives of one bundle, whose sums must be right; the same file twice must be the same bytes, and no volume's."""
+    found: dict[str, bytes] = {}
+    for drive in drives:
+        bundle = only_bundle(drive)
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bundle, check=True)
+        for name, data in tree(bundle).items():
+            if name.startswith("SHA256SUMS"):
+                continue
+            assert found.setdefault(name, data) == data, name
+            assert found[name] is data or not name.startswith("volume-"), f"{name} lies there twice"
+    return found
+
+
+def on_drives(*drives: Path) -> int:
+    """How many bytes of volumes are on drives."""
+    return sum(path.stat().st_size for drive in drives for path in drive.glob("*.mvbundle/volume-*.tar.zst"))
+
+
+def test_a_drive_is_pulled_out(
+    loaded: Machine, undisturbed: dict[str, bytes], disks: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Breaks if one of two drives that goes away takes the bundle with it, is not told, or cannot be finished later."""
+    a, b = disks[0], tmp_path / "large"
+    b.mkdir()
+    to = ("bundle", "--to", a, "--to", b, *PINNED)
+    with running(loaded, *to) as bundle:
+        bundle.until(lambda: on_drives(a) > 10 * MIB)  # the first volume is closed by then
+        subprocess.run(["umount", "--lazy", str(a)], check=True)
+        ran = bundle.end(0)
+    try:
+        assert not list(a.iterdir()), "something was written where the drive had been"
+        assert any(line.startswith("warning: ") and str(a) in line and "safe" in line for line in ran.err.splitlines())
+        assert on_drives(b) > 10 * MIB
+    finally:
+        subprocess.run(["mount", "-o", "loop", str(tmp_path / "a.img"), str(a)], check=True)
+    result = succeeded(loaded, *to)
+    assert all(drive["volumes"] and drive["read_back"] for drive in result["drives"])
+    assert all("same file system" in warning for warning in result["warnings"])
+    assert bundle_files(a, b) == undisturbed
+
+
+def test_both_drives_were_edited(loaded: Machine, undisturbed: dict[str, bytes], disks: tuple[Path, Path]) -> None:
+    """Breaks if bytes that somebody put on either drive of an unfinished bundle get signed, or a kill costs what was written."""
+    a, b = disks
+    filler = fill(a, 20 * MIB)  # two volumes
+    with running(loaded, "bundle", "--to", a, "--to", b, *PINNED) as bundle:
+        bundle.until(lambda: on_drives(b) > 0)
+        bundle.signal(signal.SIGKILL)
+        bundle.end(-signal.SIGKILL)
+    for drive in disks:
+        first = min(only_bundle(drive).glob("volume-*.tar.zst"))
+        flip_bit(first, first.stat().st_size // 3)
+    filler.unlink()
+    (only_bundle(b) / "bundle.json").write_bytes(b"{}")
+    ran = loaded.run("bundle", "--to", a, "--to", b, *PINNED)
+    assert "written again" in ran.err
+    assert "written before" in ran.out
+    assert bundle_files(a, b) == undisturbed
 
 
 def test_swap_needs_a_terminal(loaded: Machine, tmp_path: Path) -> None:

@@ -82,8 +82,9 @@ def test_one_drive_after_the_other(delivery: Delivery, drives: tuple[Path, Path]
 
 def test_both_drives_at_once(delivery: Delivery, drives: tuple[Path, Path]) -> None:
     """Breaks if two drives of one bundle are taken for two bundles, or if the order of the paths matters."""
-    plan = delivery.server.json("import", drives[1], "--dry-run", *delivery.engines).result["imports"][0]
+    plan = delivery.server.json("import", drives[1], "--dry-run", *delivery.engines, code=3).result["imports"][0]
     assert plan["wanted"] == [1, 2]
+    assert {model["outcome"] for model in plan["models"]} == {"would wait"}
     done = delivery.server.json("import", drives[1], drives[0], *delivery.engines)
     assert outcomes(done) == dict.fromkeys(BOTH, "installed")
     assert done.result["imports"][0]["wanted"] == []

@@ -16,10 +16,11 @@ from machines import Machine
 
 from modelvault.artifact import ArraySummary, Digest
 from modelvault.errors import InvalidModelFile
+from modelvault.formats.cursor import MAX_HEADER
+from modelvault.formats.ggml import FILE_TYPES, TENSOR_TYPES
+from modelvault.formats.gguf import GgufHeader, read_gguf_header
 from modelvault.inspect import inspect_file
-from modelvault.inspect.cursor import MAX_HEADER
-from modelvault.inspect.ggml import FILE_TYPES, TENSOR_TYPES
-from modelvault.inspect.gguf import GgufHeader, read_gguf, read_gguf_header
+from modelvault.inspect.gguf import read_gguf
 
 UINT32, STRING, ARRAY, UINT64, BOOL, FLOAT32 = 4, 8, 9, 10, 7, 6
 

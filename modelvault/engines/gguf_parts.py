@@ -1,0 +1,118 @@
+"""Which GGUF files of a model are its weights, which its projector and which an adapter. By their names alone: pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from modelvault.artifact import FileSpec, Model
+from modelvault.engines.modelfile import Modelfile
+from modelvault.errors import EngineRefused, UsageProblem
+
+_SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
+_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix)(?:[^a-z]|$)", re.IGNORECASE)
+_F16 = re.compile(r"(?:^|[^b])f16", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What of a model goes into a layer each. ``weights``: one file, or all shards in order; ``unused`` files could be another layer."""
+
+    weights: tuple[FileSpec, ...]
+    projector: FileSpec | None = None
+    adapter: FileSpec | None = None
+    unused: tuple[FileSpec, ...] = ()
+
+
+def gguf_files(model: Model) -> list[FileSpec]:
+    """Give the model's GGUF files."""
+    return [file for file in model.files if file.path.lower().endswith(".gguf")]
+
+
+def choose_parts(model: Model, modelfile: Modelfile, who: str = "Ollama") -> Parts:
+    """Sort a model's GGUF files for the engine ``who``. Raises ``EngineRefused`` with the reason alone as its message; ``UsageProblem`` for a wrong ADAPTER.
+
+    A projector is known by ``mmproj`` in its name, an adapter by the Modelfile's ADAPTER. Files with ``lora``, ``adapter`` or
+    ``imatrix`` as a word of their name are never taken for the model where others are there.
+    """
+    files = gguf_files(model)
+    if not files:
+        raise EngineRefused(f"{who} takes GGUF files, and this model has none")
+    adapter = _adapter(model, modelfile)
+    rest = [file for file in files if file != adapter]
+    projectors = [file for file in rest if is_projector(file)]
+    aside = [file for file in rest if file not in projectors and _ASIDE.search(base_name(file))]
+    weights = [file for file in rest if file not in projectors and file not in aside]
+    if not weights:
+        weights, aside = aside, []
+    projector = next(
+        (file for file in projectors if _F16.search(base_name(file))), projectors[0] if projectors else None
+    )
+    unused = [file for file in (*projectors, *aside) if file != projector]
+    return Parts(_whole(weights, who), projector, adapter, tuple(unused))
+
+
+def why_not_gguf(model: Model, who: str) -> str | None:
+    """Give the reason why llama.cpp, or ``who`` serves with it, cannot load a model from one directory; ``None`` if it can."""
+    try:
+        choose_parts(model, Modelfile(), who)
+    except EngineRefused as error:
+        return error.message
+    return None
+
+
+def loaded_files(model: Model) -> tuple[FileSpec, ...]:
+    """Give the files that llama.cpp needs of a model, the first shard first and the projector last; none if there is no GGUF."""
+    if not gguf_files(model):
+        return ()
+    parts = choose_parts(model, Modelfile())
+    return (*parts.weights, parts.projector) if parts.projector else parts.weights
+
+
+def is_projector(file: FileSpec) -> bool:
+    """Tell a projector by its name, as llama.cpp does."""
+    return bool(_PROJECTOR.search(base_name(file)))
+
+
+def base_name(file: FileSpec) -> str:
+    """Give a file's name without its directories."""
+    return PurePosixPath(file.path).name
+
+
+def _whole(files: Sequence[FileSpec], who: str) -> tuple[FileSpec, ...]:
+    """Give the one file that there is, or all shards of the one set."""
+    if not files:
+        raise EngineRefused("its GGUF files are a projector or an adapter, without the model that they belong to")
+    sets: dict[tuple[str, int], dict[int, FileSpec]] = {}
+    for file in files:
+        match = _SHARD.fullmatch(file.path)
+        found = (match["prefix"], int(match["count"]), int(match["number"])) if match else (file.path, 1, 1)
+        sets.setdefault(found[:2], {})[found[2]] = file
+    if len(sets) > 1:
+        names = ", ".join(file.path for file in files[:4])
+        raise EngineRefused(f"it has {len(sets)} models in its {len(files)} GGUF files ({names}), and {who} takes one")
+    (((_, count), shards),) = sets.items()
+    if sorted(shards) != list(range(1, count + 1)):
+        raise EngineRefused(f"its GGUF is split into {count} files, of which {count - len(shards)} are not here")
+    return tuple(shards[number] for number in sorted(shards))
+
+
+def _adapter(model: Model, modelfile: Modelfile) -> FileSpec | None:
+    """Find the file of the model that ADAPTER names, by its path or its last part."""
+    named = modelfile.all("ADAPTER")
+    if not named:
+        return None
+    if len(named) > 1:
+        raise UsageProblem("the modelfile has several ADAPTERs", hint="Ollama takes one adapter per model")
+    path = PurePosixPath(named[0].removeprefix("@"))
+    files = gguf_files(model)
+    found = [file for file in files if PurePosixPath(file.path) == path] or [
+        file for file in files if base_name(file) == path.name
+    ]
+    if len(found) != 1:
+        raise UsageProblem(
+            f"the modelfile's ADAPTER {named[0][:120]} is no GGUF file of {model.name}",
+            hint="an adapter is a GGUF file that was added or pulled with the model; name it as `modelvault show` does",
+        )
+    return found[0]
