@@ -221,6 +221,11 @@ class KeyRing:
                     f"the key {name} is known here as {info.name}, for {info.role}s: a key has one role",
                     hint=f"have another key made for {role}s on the machine that it comes from: {_MAKE[role]}",
                 )
+            if info.fingerprint == actual and not info.own and info.name != name:
+                raise UsageProblem(
+                    f"the key {name} is trusted here as {info.name} already",
+                    hint=f"to call it {name}, revoke it first: modelvault keys revoke {info.name}",
+                )
             if info.fingerprint == actual:
                 return info
         path = self._directory / _TRUSTED[role] / f"{name}.pub"

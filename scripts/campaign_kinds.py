@@ -40,14 +40,21 @@ Kind = Callable[[World, Path, random.Random], Outcome]
 # ── killed ──
 
 
+def after(seconds: float, deed: Deed) -> Deed:
+    """Give what does something after some seconds, if the command still runs."""
+
+    def later(process: "subprocess.Popen[str]") -> None:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            deed(process)
+
+    return later
+
+
 def killer(seconds: float) -> Deed:
-    """Give what kills a process after some seconds, if it still runs."""
-
-    def kill(process: "subprocess.Popen[str]") -> None:
-        time.sleep(seconds)
-        process.kill()
-
-    return kill
+    """Give what kills a process after some seconds."""
+    return after(seconds, lambda process: process.kill())
 
 
 def killed(ended: Ended, outcome: Outcome) -> Outcome:
@@ -77,7 +84,11 @@ def finished_bundle(world: World, pc: Machine, drives: Sequence[Path], ended: En
     told = any(map(ended.told, drives))
     outcome = Outcome(broken=ended.code != 0 or told, detected=ended.honest or told)
     again = run(pc, bundling(*drives))
-    bundles = [bundle for drive in drives for bundle in drive.glob("*.mvbundle")]
+    # A drive that went away before anything on it was complete keeps the beginning of a volume, which nobody needs.
+    used = [
+        drive for drive in drives if list(drive.glob("*.mvbundle/SHA256SUMS")) or list(drive.glob("*/volume-*.json"))
+    ]
+    bundles = [only_bundle(drive) for drive in used]
     outcome.recovered = again.code == 0 and same(world.large_bundle, bundles)
     outcome.note = "" if outcome.recovered else again.said
     return outcome
@@ -189,7 +200,6 @@ def filling(file: Path, seconds: float) -> Deed:
     """Give what takes all room of a disk after some seconds, and keeps taking what becomes free."""
 
     def fill(process: "subprocess.Popen[str]") -> None:
-        time.sleep(seconds)
         with suppress(FileNotFoundError), file.open("wb", buffering=0) as filler:
             while process.poll() is None:
                 free = os.statvfs(file.parent)
@@ -200,21 +210,20 @@ def filling(file: Path, seconds: float) -> Deed:
                     filler.seek(0, os.SEEK_END)
                 time.sleep(0.01)
 
-    return fill
+    return after(seconds, fill)
 
 
 def unplugging(drive: Path, seconds: float) -> Deed:
     """Give what has every access to a mounted disk fail after some seconds, as if it had been pulled out."""
 
     def unplug(_: "subprocess.Popen[str]") -> None:
-        time.sleep(seconds)
         descriptor = os.open(drive, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, GOING_DOWN, struct.pack("I", WITHOUT_LOG))
         finally:
             os.close(descriptor)
 
-    return unplug
+    return after(seconds, unplug)
 
 
 def plug_in(image: Path, drive: Path) -> None:

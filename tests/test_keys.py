@@ -97,7 +97,19 @@ def test_trust(ring: KeyRing, other: KeyRing, spelling: str) -> None:
     assert (trusted.name, trusted.fingerprint, trusted.own) == ("pc", signer.fingerprint, False)
     assert ring.verify(signer.sign(MESSAGE), MESSAGE) == trusted
     assert ring.list() == (trusted,)
-    assert ring.trust("again", signer.public_pem, " ".join(trusted.spelled)) == trusted
+    assert ring.trust("pc", signer.public_pem, " ".join(trusted.spelled)) == trusted
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_trusted_key_keeps_its_name(ring: KeyRing, other: KeyRing, role: Role) -> None:
+    """Breaks if a key that is known stays under its old name without a word: for a site, the name decides what it may say."""
+    signer = other.new("pc", role)
+    ring.trust("pc", signer.public_pem, signer.fingerprint, role)
+    with pytest.raises(UsageProblem, match="trusted here as pc") as caught:
+        ring.trust("lab", signer.public_pem, signer.fingerprint, role)
+    assert "keys revoke pc" in str(caught.value.hint)
+    ring.revoke("pc")
+    assert ring.trust("lab", signer.public_pem, signer.fingerprint, role).name == "lab"
 
 
 @pytest.mark.parametrize(

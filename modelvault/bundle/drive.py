@@ -9,6 +9,7 @@ import errno
 import fcntl
 import mmap
 import os
+import secrets
 import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +20,24 @@ from modelvault.errors import ModelvaultError, UsageProblem
 Pieces = Generator[memoryview]
 """The content of a file, piece by piece."""
 
+ID_FILE = "drive-id"
+"""Tells the drives of an unfinished bundle apart. Nothing is trusted because of it."""
+
 _PIECE = 8 << 20
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _F_NOCACHE = getattr(fcntl, "F_NOCACHE", None)  # macOS
+
+
+def new_id() -> str:
+    """Make up an id for a drive."""
+    return secrets.token_hex(16)
+
+
+def read_id(directory: Path) -> str | None:
+    """Read what lies there as the drive's id; ``None`` if there is none."""
+    with contextlib.suppress(OSError, ModelvaultError, UnicodeDecodeError):
+        return fsio.read_regular(directory / ID_FILE, limit=64).decode().removesuffix("\n")
+    return None
 
 
 def put(directory: Path, name: str, data: bytes) -> bool:

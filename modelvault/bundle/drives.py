@@ -1,6 +1,6 @@
 """Choosing drives: what each can take, which volume goes where, how long it will take.
 
-Planning (``parse_mounts``, ``check``, ``assign``) takes values and gives values; ``probe``, ``survey`` and ``measure`` look at
+Planning (``parse_mounts``, ``check``, ``find``, ``assign``) takes values and gives values; ``probe``, ``survey`` and ``measure`` look at
 the drives.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from modelvault import fsio
 from modelvault.bundle import drive
-from modelvault.bundle.index import Index, Member, name_volumes, table_name, volume_name
-from modelvault.bundle.journal import Journal
+from modelvault.bundle.index import Index, Member, name_volumes, volume_name
+from modelvault.bundle.journal import Journal, Noted
 from modelvault.bundle.layout import volume_length
 from modelvault.errors import NoSpace, UsageProblem
 
@@ -65,6 +65,14 @@ class Wanted:
     whole: int
     on: int | None = None
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lying:
+    """What a drive has of a volume: so many bytes. ``id`` is the drive's, ``None`` for one that the journal does not know."""
+
+    id: str | None
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,23 @@ def check(found: Drive, largest: int) -> None:
         )
 
 
+def find(noted: Noted, here: Sequence[Lying]) -> tuple[int | None, bool]:
+    """Decide on which drive that is here (from 0) a volume is gone on with, if on any; and whether it is safe on one that is not here.
+
+    A complete one counts wherever all of it lies, since it is compared before anything is signed. Else its drive is what was noted, not
+    what is mounted in the same place: where that one is here and has less, the volume is written again. So it is where a drive that
+    nobody knows has a part of it, as that may be its drive.
+    """
+    own = next((at for at, one in enumerate(here) if one.id is not None and one.id == noted.drive), None)
+    if noted.closed:
+        whole = [at for at, one in enumerate(here) if one.length == noted.length]
+        if whole:
+            return own if own in whole else whole[0], False
+        if own is None:
+            return None, not any(one.length and one.id is None for one in here)
+    return own if own is not None and here[own].length else None, False
+
+
 def assign(wanted: Sequence[Wanted], found: Sequence[Drive]) -> Assignment:
     """Put each volume on the drive that it lies on, else on the first with room for it."""
     free = {drive.device: drive.free for drive in found}
@@ -195,35 +220,32 @@ def probe(path: Path) -> Drive:
     )
 
 
-def survey(index: Index, journal: Journal, directories: Sequence[Path]) -> tuple[Wanted, ...]:
-    """Tell for each volume on which of the drives it lies, and how much of it is still to come."""
-    present = [path for path in directories if drive.exists(path)]
-    found = []
-    for number, members in enumerate(index.volumes, 1):
-        whole = worst_case(members)
-        on = _where(number, journal, directories)
-        if on is not None:
-            left = max(whole - drive.length(directories[on] / volume_name(number)), 0)
-            closed = drive.exists(directories[on] / table_name(number))
-            found.append(Wanted(number, 0 if closed else left, whole, on))
-        elif journal.gone(number, present):
-            found.append(Wanted(number, 0, whole, gone=True))
-        else:
-            found.append(Wanted(number, whole, whole))
+def known_ids(journal: Journal, directories: Iterable[Path]) -> tuple[str | None, ...]:
+    """Read the ids of drives. One that the journal does not know counts as none, and so does a copy of one on a second drive."""
+    found: list[str | None] = []
+    for directory in directories:
+        name = drive.read_id(directory)
+        found.append(name if name is not None and journal.knows(name) and name not in found else None)
     return tuple(found)
 
 
-def _where(number: int, journal: Journal, directories: Sequence[Path]) -> int | None:
-    """Find the drive that a volume lies on: where the journal has it; or the same drive is mounted elsewhere now."""
-    name = volume_name(number)
-    there = [position for position, path in enumerate(directories) if drive.exists(path / name)]
-    there.sort(key=lambda position: directories[position] != journal.place(number))
-    if not journal.gone(number, directories):
-        return there[0] if there else None
-    # It was closed elsewhere. What lies here is it only in full length; else it is what a drive that vanished had of it.
-    frames = journal.frames(number)
-    same = (position for position in there if drive.length(directories[position] / name) == frames[-1].end)
-    return next(same, None)
+def survey(index: Index, journal: Journal, directories: Sequence[Path]) -> tuple[Wanted, ...]:
+    """Tell for each volume on which of the drives it lies, and how much of it is still to come."""
+    ids = known_ids(journal, directories)
+    wanted = []
+    for number, members in enumerate(index.volumes, 1):
+        noted, whole = journal.noted(number), worst_case(members)
+        here = [
+            Lying(name, drive.length(path / volume_name(number))) for name, path in zip(ids, directories, strict=True)
+        ]
+        on, gone = find(noted, here)
+        if on is None:
+            size = 0 if gone else whole
+        else:
+            complete = noted.closed and here[on].length == noted.length
+            size = 0 if complete else max(whole - here[on].length, 0)
+        wanted.append(Wanted(number, size, whole, on, gone))
+    return tuple(wanted)
 
 
 def measure(directory: Path) -> Speed | None:

@@ -226,15 +226,29 @@ class Index:
 
     def needing(self, blobs: Collection[Digest]) -> tuple[ModelName, ...]:
         """Name the models that need any of these blobs, in the order of the index."""
-        return tuple(entry.name for entry in self.models if any(blob.digest in blobs for blob in entry.blobs))
+        found = {name for blob in blobs for name in self._needed_by.get(blob, ())}
+        return tuple(entry.name for entry in self.models if entry.name in found)
 
     def called(self, blob: Digest) -> str:
         """Say what people know a blob as: a file of a model that needs it, else that model's manifest or config."""
+        document = f"the manifest or config of {', '.join(map(str, self._needed_by.get(blob, ())))}"
+        return self._file_names.get(blob, document)
+
+    @cached_property
+    def _needed_by(self) -> Mapping[Digest, Sequence[ModelName]]:
+        needed: dict[Digest, list[ModelName]] = {}
+        for entry in self.models:
+            for blob in entry.blobs:
+                needed.setdefault(blob.digest, []).append(entry.name)
+        return needed
+
+    @cached_property
+    def _file_names(self) -> Mapping[Digest, str]:
+        names: dict[Digest, str] = {}
         for entry in self.models:
             for file in entry.stored.model.files:
-                if file.digest == blob:
-                    return f"{file.path} of {entry.name}"
-        return f"the manifest or config of {', '.join(str(name) for name in self.needing({blob}))}"
+                names.setdefault(file.digest, f"{file.path} of {entry.name}")
+        return names
 
     def volumes_of(self, blobs: Collection[Digest]) -> tuple[int, ...]:
         """Give the numbers of the volumes that hold a piece of any of these blobs."""

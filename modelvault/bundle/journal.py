@@ -4,23 +4,26 @@
 <root>/<sha256 of bundle.json>/bundle.json   the index
 <root>/<sha256 of bundle.json>/target        the directories on the drives, every one that was ever named, with a zero byte between two
 <root>/<sha256 of bundle.json>/frames.jsonl  one line per event, in order:
-    ["place", volume, directory]              the volume is begun there; it is not closed
+    ["drive", id, directory]                  a drive is here, mounted so; it has no sums (any more)
+    ["place", volume, id]                     the volume is begun on that drive; it is not closed
     ["frame", volume, offset, stored_length, stored_sha256, length, sha256]   the volume's next frame was written
     ["reset", volume, count]                  only the first `count` frames of the volume still count; it is not closed
     ["closed", volume]                        its table was signed and synced: it is safe where it is
-    ["finished", directory]                   the drive there has its sums: its closed volumes may be elsewhere with it now
+    ["finished", id, [volumes], compared]     the drive has sums over these volumes, and was read back if `compared`
     ["blob", digest]                          all of a blob was read, and its digest was right
     ["forget", digest]                        a blob turned out bad after all
 <root>/<sha256 of bundle.json>.lock
 ```
 
-In journals of earlier versions nothing has a place, and all lies in the one directory of ``target``. A line is one ``write``, so a killed process leaves at most its last line torn; that line is dropped.
+A drive is told by the random id that lies in the bundle's directory on it (``drive.ID_FILE``): the same path may be another drive, and
+another path the same one. A line is one ``write``, so a killed process leaves at most its last line torn; that line is dropped.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +34,7 @@ from modelvault.artifact import Digest
 from modelvault.bundle import format as wire
 from modelvault.bundle.index import MAX_INDEX, BundleRefused, BundleTooNew, Index
 from modelvault.bundle.table import Frame
+from modelvault.errors import ModelvaultError
 
 _INDEX = "bundle.json"
 _TARGET = "target"
@@ -44,6 +48,15 @@ class Unfinished:
     index: Index
     directories: tuple[Path, ...]
     journal: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the journal has of a volume: the id of its drive, whether it was completed there, its bytes."""
+
+    drive: str | None
+    closed: bool
+    length: int
 
 
 def journal_path(root: Path, raw_index: bytes) -> Path:
@@ -86,17 +99,12 @@ class Journal:
         self._path = path
         self._descriptor = -1
         self._frames: dict[int, list[Frame]] = {}
-        self._places: dict[int, Path] = {}
+        self._drives: dict[str, Path] = {}
+        self._places: dict[int, str] = {}
         self._closed: set[int] = set()
-        self._finished: set[int] = set()
+        self._finished: dict[int, bool] = {}
         self._verified: set[Digest] = set()
         self._good = self._load()
-        self._resumed = bool(self._frames)
-
-    @property
-    def resumed(self) -> bool:
-        """Whether an earlier run had written any frame."""
-        return self._resumed
 
     @property
     def begun(self) -> bool:
@@ -144,29 +152,34 @@ class Journal:
         """Give the frames of a volume that were written, in order."""
         return tuple(self._frames.get(volume, ()))
 
-    def place(self, volume: int) -> Path | None:
-        """Give the directory in which a volume was begun."""
-        return self._places.get(volume)
+    def knows(self, drive: str) -> bool:
+        """Tell whether a drive of this id was given to this bundle."""
+        return drive in self._drives
+
+    def directory(self, drive: str) -> Path:
+        """Give the bundle's directory on a drive, as it was mounted last."""
+        return self._drives[drive]
+
+    def noted(self, volume: int) -> Noted:
+        """Give where a volume was begun and how far it came."""
+        frames = self._frames.get(volume)
+        return Noted(self._places.get(volume), volume in self._closed, frames[-1].end if frames else 0)
 
     def closed(self, volume: int) -> bool:
         """Tell whether a volume was completed, and nothing speaks against it since."""
         return volume in self._closed
 
-    def gone(self, volume: int, directories: Collection[Path]) -> bool:
-        """Tell whether a closed volume lies on a drive that need not be in one of these directories."""
-        return volume in self._closed and (volume in self._finished or self._places[volume] not in directories)
-
-    def any_gone(self, directories: Collection[Path]) -> bool:
-        """Tell whether that holds for any volume."""
-        return any(self.gone(volume, directories) for volume in self._closed)
-
-    def closed_in(self, directory: Path) -> tuple[int, ...]:
-        """Give the closed volumes that lie in a directory, in ascending order."""
-        return tuple(sorted(volume for volume in self._closed if self._places[volume] == directory))
+    def closed_on(self, drive: str) -> tuple[int, ...]:
+        """Give the closed volumes that lie on a drive, in ascending order."""
+        return tuple(sorted(volume for volume in self._closed if self._places[volume] == drive))
 
     def finished(self, volume: int) -> bool:
-        """Tell whether a volume lies on a drive that was finished."""
+        """Tell whether the drive that a volume lies on has its sums."""
         return volume in self._finished
+
+    def compared(self, volume: int) -> bool:
+        """Tell whether a volume was read back before that."""
+        return self._finished.get(volume, False)
 
     def verified(self, blob: Digest) -> bool:
         """Tell whether all of a blob was read before and had its digest."""
@@ -177,14 +190,19 @@ class Journal:
         row = [frame.offset, frame.stored_length, frame.stored_sha256, frame.length, frame.sha256]
         self._append(["frame", volume, *row])
 
-    def begin_volume(self, volume: int, directory: Path) -> None:
+    def meet(self, drive: str, directory: Path) -> None:
+        """Note durably that a drive is here, and about to be written to: its sums do not count any more."""
+        self._append(["drive", drive, str(directory)])
+        self.sync()
+
+    def begin_volume(self, volume: int, drive: str) -> None:
         """Note where a volume is being written, if that is news."""
-        if self._places.get(volume) != directory or volume in self._finished:
-            self._append(["place", volume, str(directory)])
+        if self._places.get(volume) != drive:
+            self._append(["place", volume, drive])
 
     def reopen(self, volume: int) -> None:
         """Note durably that a volume is not safe where it is after all."""
-        self._append(["place", volume, str(self._places[volume])])
+        self._append(["place", volume, self._places[volume]])
         self.sync()
 
     def close_volume(self, volume: int) -> None:
@@ -193,9 +211,9 @@ class Journal:
             self._append(["closed", volume])
         self.sync()
 
-    def finish(self, directory: Path) -> None:
-        """Note durably that the drive with this directory has its sums."""
-        self._append(["finished", str(directory)])
+    def finish(self, drive: str, volumes: Sequence[int], *, compared: bool) -> None:
+        """Note durably that a drive has sums over these volumes."""
+        self._append(["finished", drive, list(volumes), compared])
         self.sync()
 
     def reset(self, volume: int, count: int) -> None:
@@ -213,7 +231,8 @@ class Journal:
 
     def sync(self) -> None:
         """Make what was noted durable."""
-        os.fsync(self._descriptor)
+        with self._faults():
+            os.fsync(self._descriptor)
 
     def remove(self) -> None:
         """Delete the journal: the bundle is complete."""
@@ -222,22 +241,41 @@ class Journal:
 
     def _append(self, event: list[Any]) -> None:
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
-        with fsio.no_space_at(self._path, needed=len(line)):
+        with self._faults():
             if os.write(self._descriptor, line) != len(line):
                 raise fsio.no_space(self._path, needed=len(line))
         self._apply(line)
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Give what is wrong with the vault's disk its name: it happens amid writing to a drive, which has no part in it."""
+        try:
+            with fsio.no_space_at(self._path):
+                yield
+        except OSError as error:
+            raise ModelvaultError(
+                f"cannot write the journal in the vault, {self._path}: {(error.strerror or str(error)).lower()}",
+                hint="check the disk that the vault is on, then run the same command again: it goes on where it stopped",
+                path=str(self._path),
+            ) from error
 
     def _apply(self, line: bytes) -> None:
         kind, *values = json.loads(line)
         if kind == "frame":
             self._frames.setdefault(values[0], []).append(Frame(*values[1:]))
+        elif kind == "drive":
+            self._drives[values[0]] = Path(values[1])
+            for volume in self.closed_on(values[0]):
+                self._finished.pop(volume, None)
         elif kind == "place":
-            self._places[values[0]] = Path(values[1])
+            self.directory(values[1])  # of a drive that was met
+            self._places[values[0]] = values[1]
             self._open(values[0])
         elif kind == "closed":
             self._closed.add(values[0])
         elif kind == "finished":
-            self._finished.update(self.closed_in(Path(values[0])))
+            drive, volumes, compared = values
+            self._finished.update(dict.fromkeys(set(volumes).intersection(self.closed_on(drive)), compared))
         elif kind == "reset":
             del self._frames[values[0]][values[1] :]
             self._open(values[0])
@@ -248,7 +286,7 @@ class Journal:
 
     def _open(self, volume: int) -> None:
         self._closed.discard(volume)
-        self._finished.discard(volume)
+        self._finished.pop(volume, None)
 
 
 def _whole_lines(data: bytes) -> Iterator[bytes]:

@@ -156,7 +156,9 @@ def _index(
     if size > MAX_INDEX:
         raise UsageProblem(
             f"the index would have {size:,} bytes, more than the {MAX_INDEX:,} that a bundle may have",
-            hint="bundle fewer models at a time, or choose a larger --volume-size",
+            hint="bundle fewer models at a time, or choose a larger --volume-size"
+            if patches is None
+            else "so many pieces are wanted that the models had better be bundled again, without --answer",
         )
     return index
 

@@ -38,7 +38,7 @@ Verify = Callable[[bytes, bytes], KeyIdentity]
 """``verify(signature, message)`` tells whose signature it is or raises ``TrustRefused``: ``KeyRing.verify``."""
 
 
-class Damage(Exception):
+class DamagedFrame(Exception):
     """Something in a volume is missing or not what it should be. Never reaches the user: reports name volume and frame."""
 
     def __init__(self, reason: str) -> None:
@@ -62,8 +62,11 @@ class OpenBundle:
 
     @cached_property
     def finished(self) -> bool:
-        """Whether the bundle was written to its end. Only words depend on it: nobody signed for the file that tells."""
-        return any(os.path.lexists(place / SUMS_FILE) for place in self.places)
+        """Whether the bundle was written to its end in each place. Only words depend on it: nobody signed for the file that tells."""
+        volumes = [volume_name(number) for number in range(1, len(self.index.volumes) + 1)]
+        unfinished = [place for place in self.places if not os.path.lexists(place / SUMS_FILE)]
+        holding = any(os.path.lexists(place / name) for place in unfinished for name in volumes)
+        return len(unfinished) < len(self.places) and not holding
 
     @cached_property
     def missing(self) -> tuple[int, ...]:
@@ -138,20 +141,20 @@ def raw_index(bundle: OpenBundle) -> tuple[bytes, bytes | None]:
 
 
 def load_table(bundle: OpenBundle, number: int, plans: Sequence[FramePlan]) -> FrameTable:
-    """Read and verify the frame table of a volume, wherever a valid one lies. Raises ``Damage``."""
-    problem = Damage(f"its frame table {table_name(number)} is missing")
+    """Read and verify the frame table of a volume, wherever a valid one lies. Raises ``DamagedFrame``."""
+    problem = DamagedFrame(f"its frame table {table_name(number)} is missing")
     for place in bundle.places:
         try:
             return _load_table(bundle, place, number, plans)
         except FileNotFoundError:
             continue
-        except Damage as damage:
+        except DamagedFrame as damage:
             problem = damage
     raise problem
 
 
 def _load_table(bundle: OpenBundle, place: Path, number: int, plans: Sequence[FramePlan]) -> FrameTable:
-    """Do so in one place. Raises ``FileNotFoundError``, ``Damage``."""
+    """Do so in one place. Raises ``FileNotFoundError``, ``DamagedFrame``."""
     name = table_name(number)
     try:
         data = _read(place / name, table_limit(len(plans)))
@@ -160,13 +163,13 @@ def _load_table(bundle: OpenBundle, place: Path, number: int, plans: Sequence[Fr
         if bundle.verify is not None and bundle.signer is not None:
             signature = _read(place / f"{name}.sig", SIGNATURE_SIZE)
             if signature is None:
-                raise Damage(f"its frame table {name} is not signed")
+                raise DamagedFrame(f"its frame table {name} is not signed")
             if bundle.verify(signature, data).fingerprint != bundle.signer.fingerprint:
                 raise refused(f"{name} is signed by another key than the index")
         return decode_table(data, bundle.digest, number, plans)
     except ModelvaultError as error:
         reason = error.message.removeprefix("the bundle is refused: ")
-        raise Damage(f"its frame table {name} is refused: {reason}") from error
+        raise DamagedFrame(f"its frame table {name} is refused: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -188,17 +191,17 @@ class VolumeCopy:
         try:
             stored = fsio.read_exactly(self.descriptor, frame.offset, frame.stored_length)
         except OSError as error:
-            raise Damage(f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
+            raise DamagedFrame(f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
         if len(stored) < frame.stored_length:
-            raise Damage("it is cut off")
+            raise DamagedFrame("it is cut off")
         if hashlib.sha256(stored).hexdigest() != frame.stored_sha256:
-            raise Damage("it is damaged")
+            raise DamagedFrame("it is damaged")
         try:
             content = decompress(stored, frame.length)
         except BundleRefused as error:
-            raise Damage(error.message.removeprefix("the bundle is refused: ")) from error
+            raise DamagedFrame(error.message.removeprefix("the bundle is refused: ")) from error
         if thorough and hashlib.sha256(content).hexdigest() != frame.sha256:
-            raise Damage("its content is not what its table says")
+            raise DamagedFrame("its content is not what its table says")
         _compare_literals(plan, content)
         return content
 
@@ -217,18 +220,18 @@ class OpenVolume:
         return self.copies[0].table
 
     def content(self, position: int) -> bytes:
-        """Read, verify and decompress the frame at ``position`` (from 0), from the first copy that has it whole. Raises ``Damage``.
+        """Read, verify and decompress the frame at ``position`` (from 0), from the first copy that has it whole. Raises ``DamagedFrame``.
 
         Digest as stored, then zstd under the exact length, then every header and padding byte. The digest of the content is not
         compared: where each blob's own digest is checked, it would say nothing new.
         """
-        problem: Damage | None = None
+        problem: DamagedFrame | None = None
         for copy in self.copies:
             try:
                 return copy.content(self.plans[position], position, thorough=False)
-            except Damage as damage:
+            except DamagedFrame as damage:
                 problem = problem or damage
-        raise problem or Damage("it is missing")
+        raise problem or DamagedFrame("it is missing")
 
 
 def _compare_literals(plan: FramePlan, content: bytes) -> None:
@@ -236,7 +239,7 @@ def _compare_literals(plan: FramePlan, content: bytes) -> None:
     for part in plan.parts:
         end = position + part.length
         if isinstance(part, Literal) and content[position:end] != part.data:
-            raise Damage("its tar headers are not those that the index asks for")
+            raise DamagedFrame("its tar headers are not those that the index asks for")
         position = end
 
 
@@ -244,10 +247,10 @@ def _compare_literals(plan: FramePlan, content: bytes) -> None:
 def open_volume(bundle: OpenBundle, number: int, *, uncached: bool = False) -> Iterator[OpenVolume]:
     """Open a volume and its tables; ``uncached``: what is read shall come from the medium.
 
-    Raises ``Damage`` if it is missing, is no regular file, or has no valid table.
+    Raises ``DamagedFrame`` if it is missing, is no regular file, or has no valid table.
     """
     plans = bundle.plans(number)
-    problem = Damage("it is missing")
+    problem = DamagedFrame("it is missing")
     with ExitStack() as stack:
         copies = []
         for place in bundle.places:
@@ -255,7 +258,7 @@ def open_volume(bundle: OpenBundle, number: int, *, uncached: bool = False) -> I
                 copies.append(_open_copy(bundle, place, number, plans, stack))
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            except Damage as damage:
+            except DamagedFrame as damage:
                 problem = damage
         if not copies:
             raise problem
@@ -274,6 +277,6 @@ def _open_copy(
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise Damage(f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise DamagedFrame(f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
     except ModelvaultError as error:
-        raise Damage("it is not a regular file") from error
+        raise DamagedFrame("it is not a regular file") from error

@@ -6,10 +6,10 @@ been judged by it.
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from modelvault.bundle.index import Index, Member
 from modelvault.bundle.layout import FramePlan, Piece, beside
 from modelvault.bundle.pipeline import BackgroundSync, default_threads, ordered
 from modelvault.bundle.ranges import Ranges
-from modelvault.bundle.reader import Damage, OpenBundle, OpenVolume, open_volume
+from modelvault.bundle.reader import DamagedFrame, OpenBundle, OpenVolume, open_volume
 from modelvault.bundle.staging import Arrival, Log, Staging
 from modelvault.errors import UsageProblem
 from modelvault.progress import Progress, Task
@@ -92,12 +92,12 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The parts of one frame, in place; or what is damaged, and ``frame`` (from 0) says where."""
+    """The parts of one frame, in place; or what is damaged. ``frame`` (from 0) says where."""
 
     parts: Sequence[_Part]
-    content: bytes | Damage
+    content: bytes | DamagedFrame
+    frame: int
     arrivals: Sequence[Arrival] = ()
-    frame: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,8 @@ class _Receiver:
         self._open = set(wanted)
         self._arrived = {blob: Ranges() for blob in wanted}
         self._damaged: dict[Digest, list[tuple[_Part, str]]] = {}
+        self._taken: dict[Digest, list[tuple[Arrival, str]]] = {}
+        self._patched: dict[Digest, str] = {}
         self._failed: dict[Digest, str] = {}
         self._complete: dict[Digest, Path] = {}
         self._frontier = Frontier(self._sizes)
@@ -173,7 +175,7 @@ class _Receiver:
                 try:
                     with open_volume(source, number):
                         yield volume
-                except Damage as damage:
+                except DamagedFrame as damage:
                     self._note_volume(volume, damage)
 
     def _reachable(self, volumes: Sequence[_Volume]) -> set[Digest]:
@@ -203,17 +205,22 @@ class _Receiver:
         try:
             with open_volume(volume.bundle, volume.number) as opened:
                 self._frames(volume, opened, run)
-        except Damage as damage:
+        except DamagedFrame as damage:
             self._note_volume(volume, damage)
 
     def _frames(self, volume: _Volume, opened: OpenVolume, run: _Run) -> None:
         take = partial(self._take, opened)
         with contextlib.closing(ordered(run.pool, take, self._needed(opened), ahead=run.ahead)) as results:
             for taken in results:
-                if isinstance(taken.content, Damage):
-                    self._note(taken.parts, f"{volume.name}, frame {taken.frame + 1}: {taken.content.reason}")
+                where = f"{volume.name}, frame {taken.frame + 1}"
+                if isinstance(taken.content, DamagedFrame):
+                    self._note(taken.parts, f"{where}: {taken.content.reason}")
                     continue
                 run.log.add(taken.arrivals)
+                for arrival in taken.arrivals:
+                    self._taken.setdefault(arrival.blob, []).append((arrival, where))
+                    if volume.bundle is not self._sources[0]:
+                        self._patched[arrival.blob] = volume.name
                 for part in taken.parts:
                     run.sync.wrote(self._staging.path(part.blob), part.length)
                     run.task.advance(part.length)
@@ -244,8 +251,8 @@ class _Receiver:
             # Headers and padding that have frames to themselves are compared with the data that they enclose.
             for near in (*beside(opened.plans, position, bare=True), position):
                 content = opened.content(near)
-        except Damage as damage:
-            return _Taken(parts, damage, frame=near)
+        except DamagedFrame as damage:
+            return _Taken(parts, damage, near)
         arrivals = []
         with memoryview(content) as view:
             for part in parts:
@@ -255,7 +262,7 @@ class _Receiver:
                     known = opened.table.frames[position].sha256 if part.length == len(content) else None
                     sha256 = known or hashlib.sha256(data).hexdigest()
                 arrivals.append(Arrival(part.blob, part.offset, part.length, sha256))
-        return _Taken(parts, content, arrivals)
+        return _Taken(parts, content, position, arrivals)
 
     def _count(self, part: _Part, content: bytes) -> None:
         """Note that a part is in its place; hash it at once if all before it was."""
@@ -280,27 +287,27 @@ class _Receiver:
         if verdict is None:
             return
         self._open.discard(verdict.blob)
+        taken = self._taken.pop(verdict.blob, ())
         if verdict.right:
             self._complete[verdict.blob] = self._staging.path(verdict.blob)
         else:
-            self._failed[verdict.blob] = self._blame(verdict.blob)
+            self._failed[verdict.blob] = self._blame(verdict.blob, taken)
             self._staging.path(verdict.blob).unlink()  # nobody knows which byte is wrong: all of it has to come again
 
-    def _blame(self, blob: Digest) -> str:
-        """Find out where a blob whose digest came out wrong went wrong: on our disk, or where it was written."""
-        for claim in self._staging.arrivals():
-            if claim.blob == blob and self._staging.content(claim) is None:
-                return f"{self._where(claim)}its content is not what its table says"
-        index = self._sources[0].index
-        return f"volume {index.volumes_of({blob})[-1]}: what it holds as {index.called(blob)} has another digest"
+    def _blame(self, blob: Digest, taken: Iterable[tuple[Arrival, str]]) -> str:
+        """Say where a blob whose digest came out wrong went wrong: in a frame, in what a patch brought, or as it was written."""
+        for arrival, where in taken:
+            if self._staging.content(arrival) is None:
+                return f"{where}: its content is not what its table says"
+        called = self._sources[0].index.called(blob)
+        if blob in self._patched:
+            return f"{self._patched[blob]}: with what it holds of {called}, that has another digest"
+        return f"{self._last_volume[blob]}: what it holds as {called} has another digest"
 
-    def _where(self, claim: Arrival) -> str:
-        """Name the volume and frame that a claim came from, if it was a frame of the bundle itself."""
-        for number in self._sources[0].index.volumes_of({claim.blob}):
-            for position, plan in enumerate(self._sources[0].plans(number), 1):
-                if plan.own is not None and (plan.own.digest, plan.own.offset) == (claim.blob, claim.offset):
-                    return f"volume {number}, frame {position}: "
-        return ""
+    @cached_property
+    def _last_volume(self) -> Mapping[Digest, str]:
+        volumes = enumerate(self._sources[0].index.volumes, 1)
+        return {member.digest: f"volume {number}" for number, members in volumes for member in members}
 
     def _missing_of(self, volume: _Volume) -> Iterator[_Part]:
         for member in volume.bundle.index.volumes[volume.number - 1]:
@@ -308,7 +315,7 @@ class _Receiver:
                 for offset, length in self._arrived[member.digest].gaps(member.offset, member.size):
                     yield _Part(member.digest, offset, length)
 
-    def _note_volume(self, volume: _Volume, damage: Damage) -> None:
+    def _note_volume(self, volume: _Volume, damage: DamagedFrame) -> None:
         self._note(self._missing_of(volume), f"{volume.name}: {damage.reason}")
 
     def _note(self, parts: "Iterator[_Part] | Sequence[_Part]", reason: str) -> None:

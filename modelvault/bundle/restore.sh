@@ -3,11 +3,12 @@
 #
 #   sh restore.sh [--key KEY.pub] [--files DIR] [--only MODEL] OUT [BUNDLE_DIR...]
 #
-# Needs a POSIX shell and tools, tar, zstd and sha256sum; --key needs openssl 3. Nothing is taken from a drive before its sums
-# (and with --key their signature) were checked, and no file gets its name in OUT before its SHA-256 was compared.
+# Needs a POSIX shell and tools, tar, zstd and sha256sum; --key needs openssl 3. A drive is read once: what zstd and tar get is
+# a copy of a volume in OUT whose sum (with --key, the signature of the sums) was checked, so what the drive holds later does not
+# matter. No file gets its name in OUT before its SHA-256 was compared.
 #
-# Exit codes: 0 done, 1 failed, 2 usage, 3 some volumes are missing or damaged and the rest is kept, 10 a thin bundle lacks its
-# base, 12 digest mismatch, 14 signature or format refused, 15 nothing more could be written.
+# Exit codes: 0 all is whole, 1 failed, 2 usage, 3 it is not, since volumes are missing or damaged, and what has arrived
+# is kept, 10 a thin bundle lacks its base, 12 digest mismatch, 14 signature or format refused, 15 nothing more could be written.
 set -euf
 LC_ALL=C
 export LC_ALL
@@ -110,7 +111,7 @@ out=$1
 shift
 if [ $# -eq 0 ]; then set -- "$(dirname -- "$0")"; fi
 
-for tool in tar zstd sha256sum awk dd find; do
+for tool in tar zstd sha256sum awk dd find sync; do
     command -v "$tool" > /dev/null || fail 1 "this needs $tool, which is not installed"
 done
 for drive in "$@"; do
@@ -125,10 +126,32 @@ else
 fi
 out=$(absolute "$out")
 work=$out/.restore run=$out/.restore/run stage=$out/.restore/stage parts=$out/.restore/parts held=$out/.restore/held
-blobs=$out/blobs/sha256
+lock=$work/lock blobs=$out/blobs/sha256
 for directory in "$work" "$parts" "$held" "$out/blobs" "$blobs"; do own_directory "$directory"; done
 chmod 700 "$work"
-trap 'rm -rf "$stage" "$run"' EXIT
+
+# One run at a time. The lock of one that was killed on this machine is taken over, by one of those that try.
+take_lock() {
+    here=$(uname -n)
+    if ! mkdir "$lock" 2> /dev/null; then
+        if [ ! -d "$lock" ] || [ -h "$lock" ]; then fail 15 "cannot make $lock"; fi
+        pid='' host=''
+        if is_file "$lock/owner"; then read -r pid host < "$lock/owner" || :; fi
+        case $pid in
+            *[!0-9]*) pid='' ;;
+        esac
+        if [ -z "$pid" ] || [ "$host" != "$here" ] || kill -0 "$pid" 2> /dev/null || ! mkdir "$lock/after-$pid" 2> /dev/null
+        then
+            fail 1 "another run is at work in $out${pid:+: process $pid on $host}" \
+                "wait for its end; if there is none, remove $lock and run the same command again"
+        fi
+        rm -f "$lock/owner"
+    fi
+    trap 'rm -rf "$stage" "$run" "$lock"' EXIT
+    printf '%s\n' "$$ $here" > "$lock/owner" || fail 15 "cannot write to $out"
+}
+
+take_lock
 trap 'exit 130' INT
 trap 'exit 143' TERM
 rm -rf "$run"
@@ -249,9 +272,15 @@ if [ -s "$run/lacking" ]; then
         "restore the bundle that brought them into the same directory first, or have a bundle written without --for"
 fi
 
+# What is longer than its blob would count as arrived, and never become whole.
+while read -r hex bytes <&3; do
+    if is_file "$parts/$hex" && [ "$(size "$parts/$hex")" -gt "$bytes" ]; then rm -f "$parts/$hex"; fi
+done 3< "$run/wanted"
+
 # is_here HEX SIZE OFFSET: whether that piece of a blob has arrived, in this run or an earlier one.
 is_here() {
-    if is_file "$blobs/$1" || is_file "$held/$1.$3"; then return 0; fi
+    if is_file "$blobs/$1"; then return 0; fi
+    if is_file "$held/$1.$3" && [ "$(size "$held/$1.$3")" -eq "$2" ]; then return 0; fi
     is_file "$parts/$1" && [ "$(size "$parts/$1")" -ge $(($2 + $3)) ]
 }
 
@@ -267,43 +296,31 @@ is_wanted() {
     return 1
 }
 
-# find_volume VOLUME DRIVE...: print where a sound one lies.
-find_volume() {
+# copy_volume VOLUME DRIVE...: make $run/volume a sound copy, or say in $outcome why there is none. It fits beside what is there:
+# it is gone before slices are joined, which takes as much.
+copy_volume() {
     name=$(printf 'volume-%04d.tar.zst' "$1")
     shift
-    number=0 outcome=missing
+    drive_number=0 outcome=missing
     for drive in "$@"; do
-        number=$((number + 1))
-        expected=$(sum "$number" "$name")
-        drive=$(absolute "$drive")
-        if [ -z "$expected" ] || ! is_file "$drive/$name"; then continue; fi
-        if [ "$(digest "$drive/$name")" = "$expected" ]; then
-            printf '%s' "$drive/$name"
+        drive_number=$((drive_number + 1))
+        expected=$(sum "$drive_number" "$name")
+        file=$(absolute "$drive")/$name
+        if [ -z "$expected" ] || ! is_file "$file"; then continue; fi
+        if [ "$(tee "$run/volume" < "$file" | sha256sum | cut -c 1-64)" = "$expected" ]; then
+            [ "$(size "$run/volume")" -eq "$(size "$file")" ] || fail 15 "$name could not be copied to $out" "$make_room"
+            outcome=sound
             return 0
         fi
+        rm -f "$run/volume"
         outcome=damaged
     done
-    printf '%s' "$outcome"
     return 1
 }
 
-: > "$run/absent"
-: > "$run/found"
-number=1
-while [ "$number" -le "$volumes" ]; do
-    if is_wanted "$number"; then
-        if place=$(find_volume "$number" "$@"); then
-            say "volume $number of $volumes: sound"
-            say "$number $place" >> "$run/found"
-        else
-            say "volume $number of $volumes: $place"
-            say "$number $place" >> "$run/absent"
-        fi
-    fi
-    number=$((number + 1))
-done
-
 # ── extract, join ──
+
+make_room="make room if the disk is full, and run the same command again: what is there is kept"
 
 # Append what can be: dd cuts the part at the offset first, so that an interrupted run does no harm. Slices are in ascending order.
 join_slices() {
@@ -320,18 +337,18 @@ join_slices() {
             block=1048576
             while [ $((offset % block)) -ne 0 ]; do block=$((block / 2)); done
             dd if="$slice" of="$part" bs="$block" seek=$((offset / block)) 2> /dev/null ||
-                fail 15 "cannot write to $out" "make room, and run the same command again: what is there is kept"
+                fail 15 "cannot write to $out" "$make_room"
             rm -f "$slice"
         fi
     done 3< "$run/members"
 }
 
-# extract VOLUME FILE
+# extract VOLUME: from its copy, which is gone then.
 extract() {
     rm -rf "$stage"
     mkdir -m 700 "$stage"
-    zstd -dcq < "$2" | tar -xf - -o -C "$stage" || fail 15 "volume $1 could not be extracted to $out" \
-        "make room if the disk is full, and run the same command again: what is there is kept"
+    zstd -dcq < "$run/volume" | tar -xf - -o -C "$stage" || fail 15 "volume $1 could not be extracted to $out" "$make_room"
+    rm -f "$run/volume"
     if [ -n "$(find "$stage" \( ! -type d ! -type f \) -o \( -type f -links +1 \))" ]; then
         fail 14 "the bundle is refused: volume $1 holds something else than files"
     fi
@@ -364,14 +381,24 @@ put_layout() {
     mv -f "$stage/$1" "$out/$1"
 }
 
-while read -r number place <&4; do
-    say "volume $number of $volumes: extracting"
-    extract "$number" "$place"
-    join_slices
-done 4< "$run/found"
+: > "$run/absent"
+number=1
+while [ "$number" -le "$volumes" ]; do
+    if is_wanted "$number"; then
+        copy_volume "$number" "$@" || say "$number $outcome" >> "$run/absent"
+        say "volume $number of $volumes: $outcome"
+        if [ "$outcome" = sound ]; then
+            say "volume $number of $volumes: extracting"
+            extract "$number"
+            join_slices
+        fi
+    fi
+    number=$((number + 1))
+done
 
 # ── compare every blob with its name ──
 
+sync # so that a power cut does not leave a name without its content
 bad=0
 : > "$run/good"
 while read -r hex bytes <&3; do
@@ -420,9 +447,9 @@ own_name() {
     mv -f "$1.restoring" "$1"
 }
 
-# own_names NUMBER NAME: the directory is called as modelvault's folder engine would call it.
+# own_names NUMBER NAME: the directory is called as modelvault's folder engine would call it, and as that of no other name.
 own_names() {
-    root=$files/$(printf '%s' "$2" | sed 's,[/:],--,g')
+    root=$files/$(printf '%s' "$2" | sed -e 's,--,-+,g' -e '/\//s,:,--,' -e 's,/,--,' -e 's,:,@,')
     own_directory "$root"
     awk -v model="$1" '$2 == model' "$run/files" > "$run/now"
     while read -r last _ hex path <&3; do
@@ -452,18 +479,20 @@ fi
 
 # ── what came of it ──
 
+sync
 while read -r state _ name <&3; do
     case $state in
         whole) say "whole: $name" ;;
         *) say "waiting: $name" ;;
     esac
 done 3< "$run/models"
-if [ -s "$run/absent" ]; then
-    while read -r number outcome <&3; do say "volume $number is $outcome"; done 3< "$run/absent"
-    say "what has arrived is kept: run the same command with the drive that holds them"
+while read -r number outcome <&3; do say "volume $number is $outcome"; done 3< "$run/absent"
+if [ "$bad" -gt 0 ] && [ ! -s "$run/absent" ]; then exit 12; fi
+if [ -s "$run/absent" ] || grep -q '^waiting ' "$run/models"; then
+    say "what has arrived is kept: run the same command with the drive that holds the rest"
     exit 3
 fi
-[ "$bad" -eq 0 ] || exit 12
+trap - EXIT # the next run may begin as soon as the lock is gone
 rm -rf "$work"
 if [ -n "$only" ]; then say "index.json in $out names every model of the bundle; only $only is there"; fi
 if [ -n "$files" ]; then say "the files are in $files"; else say "the OCI image layout is in $out"; fi

@@ -1,5 +1,6 @@
 """What lies on one drive of a bundle: index, papers, the volumes that went there, and the sums over them."""
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -22,12 +23,13 @@ SIGNATURE_FILE = f"{SUMS_FILE}.sig"
 class Target:
     """The directory of a bundle on one drive.
 
-    ``documents`` are the files that every drive of the bundle carries, by name. ``problem`` says what is wrong with the drive, once it
+    ``documents`` are the files that every drive of the bundle carries, by name; ``id`` tells this one from the others. ``problem`` says what is wrong with the drive, once it
     is given up; ``full`` that no volume goes there any more, ``begun`` whether it has its documents, ``finished`` whether its sums were written.
     """
 
     directory: Path
     documents: Mapping[str, bytes]
+    id: str
     volumes: list[WrittenVolume] = field(default_factory=list)
     problem: str | None = None
     full: bool = False
@@ -50,15 +52,25 @@ class Target:
         with drive.faults(self.directory, needed=lambda: self.documents_size):
             if not drive.exists(self.directory):
                 fsio.require_space(self.directory, self.documents_size)  # a full drive stays as it is
-            self.directory.mkdir(parents=True, exist_ok=True)
+                self._make()
             fsio.fsync_directory(self.directory.parent)
             for name in (SUMS_FILE, SIGNATURE_FILE):
                 drive.remove(self.directory / name)
             drive.sweep(self.directory)
+            drive.put(self.directory, drive.ID_FILE, f"{self.id}\n".encode())
             for name, data in self.documents.items():
                 if drive.put(self.directory, name, data) and resumes:
                     progress.log(f"{name} was not as it was left; it is written again")
         self.begun = True
+
+    def _make(self) -> None:
+        try:
+            self.directory.mkdir(parents=True)
+        except FileExistsError as error:
+            raise UsageProblem(
+                f"{self.directory} was made by another process just now",
+                hint="run the same command again: it takes another sequence, or choose another place",
+            ) from error
 
     def forget(self, numbers: Collection[int]) -> None:
         """Remove what the drive has of volumes that lie elsewhere: what it held of them when it went away or was full."""
@@ -95,6 +107,19 @@ class Target:
             drive.put(self.directory, SUMS_FILE, lines)
         self.finished = True
 
+    def forget_id(self) -> None:
+        """Remove the id once nobody asks for it any more. Where that fails, it stays and means nothing."""
+        with contextlib.suppress(OSError):
+            drive.remove(self.directory / drive.ID_FILE)
+
+    def clear(self) -> None:
+        """Leave nothing on a drive that was too full for any volume. Raises an error of the drive."""
+        with drive.faults(self.directory, needed=lambda: 0):
+            for name in (SUMS_FILE, SIGNATURE_FILE, *self.documents, drive.ID_FILE):
+                drive.remove(self.directory / name)
+            with contextlib.suppress(OSError):  # what else is there is not ours
+                self.directory.rmdir()
+
     def _compared(
         self, tables: Sequence[FrameTable], documents: Mapping[str, bytes], progress: Progress
     ) -> dict[str, str]:
@@ -109,13 +134,15 @@ class Target:
         return sums
 
 
-def check_place(directory: Path, raw_index: bytes, *, resuming: bool) -> None:
-    """Refuse to write into a directory that holds something other than this very bundle."""
+def check_place(directory: Path, raw_index: bytes, *, ours: bool) -> None:
+    """Refuse to write into a directory that holds something other than this very bundle; ``ours``: it carries an id that we gave it."""
     if not drive.exists(directory):
         return
     if not directory.is_dir() or directory.is_symlink():
         raise UsageProblem(f"{directory} is in the way", hint="remove it, or choose another place")
-    if not resuming and any(directory.iterdir()):
+    # What a process leaves that is killed before the index is there may stay.
+    holds = (path for path in directory.iterdir() if path.name != drive.ID_FILE and not path.match(fsio.TEMPORARY))
+    if not ours and any(holds):
         index = directory / INDEX_FILE
         same = index.is_file() and index.stat().st_size == len(raw_index) and index.read_bytes() == raw_index
         if not same:

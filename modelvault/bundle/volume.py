@@ -86,7 +86,7 @@ class VolumeWriter:
                 os.ftruncate(descriptor, end)
             if len(frames) < len(self._plans):
                 # While the volume is open, nothing signed may vouch for it.
-                self._remove_table()
+                self.remove_table()
                 self._rewind()
                 self._write_rest(descriptor, end)
             os.fsync(descriptor)
@@ -124,14 +124,12 @@ class VolumeWriter:
         self._done = 0
 
     def withdraw(self, blob: Digest) -> None:
-        """Unsign what holds a piece of a bad blob, and have it written anew by the next run."""
-        self._remove_table()
-        for count, plan in enumerate(self._plans):
-            if plan.holds({blob}):
-                self._job.journal.reset(self._number, count)
-                return
+        """Have what holds a piece of a bad blob written anew by the next run."""
+        count = next((count for count, plan in enumerate(self._plans) if plan.holds({blob})), len(self._plans))
+        self._job.journal.reset(self._number, count)
 
-    def _remove_table(self) -> None:
+    def remove_table(self) -> None:
+        """Unsign the volume. Raises ``OSError``."""
         name = table_name(self._number)
         for path in (self._directory / name, self._directory / f"{name}.sig"):
             drive.remove(path)

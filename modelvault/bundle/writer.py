@@ -10,9 +10,8 @@ from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import Digest
-from modelvault.bundle import drive
 from modelvault.bundle.content import BadBlob, BlobReader
-from modelvault.bundle.drives import check, lacking, probe, survey, worst_case
+from modelvault.bundle.drives import check, known_ids, lacking, probe, survey, worst_case
 from modelvault.bundle.format import encode
 from modelvault.bundle.index import Index, Signer
 from modelvault.bundle.journal import Journal, journal_path, lock_path
@@ -39,9 +38,9 @@ def write_bundle(
     lock = lock_path(options.journals, raw)
     with fsio.FileLock(lock, what=f"the bundle {index.directory_name}"):
         check_blobs(index, blob_path)
-        journal = _journal(raw, options, progress)
-        for directory in options.directories:
-            check_place(directory, raw, resuming=journal.begun)
+        journal = Journal(journal_path(options.journals, raw))
+        for directory, name in zip(options.directories, known_ids(journal, options.directories), strict=True):
+            check_place(directory, raw, ours=name is not None)
         _check_drives(index, options, journal)
         journal.begin(raw, options.directories)
         with journal:
@@ -53,17 +52,6 @@ def write_bundle(
             journal.remove()
             lock.unlink(missing_ok=True)
     return written
-
-
-def _journal(raw: bytes, options: WriteOptions, progress: Progress) -> Journal:
-    """Read the journal; a new one if what it knows is not there any more: another drive in the same place, or an emptied one."""
-    journal = Journal(journal_path(options.journals, raw))
-    if journal.begun and not any(map(drive.exists, options.directories)) and not journal.any_gone(options.directories):
-        names = " and ".join(map(str, options.directories))
-        progress.log(f"{names}: nothing is on the drive any more; it is written again from the start")
-        journal.remove()
-        journal = Journal(journal_path(options.journals, raw))
-    return journal
 
 
 def _check_drives(index: Index, options: WriteOptions, journal: Journal) -> None:

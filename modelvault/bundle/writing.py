@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from modelvault.artifact import Digest
 from modelvault.bundle import drive, layout
 from modelvault.bundle.content import BadBlob, BlobReader, Frontier
-from modelvault.bundle.drives import Wanted, check, lacking, probe, survey, worst_case
+from modelvault.bundle.drives import Wanted, check, known_ids, lacking, probe, survey, worst_case
 from modelvault.bundle.index import INDEX_FILE, Index, Signer, name_volumes, volume_name
 from modelvault.bundle.journal import Journal
 from modelvault.bundle.pipeline import default_threads
@@ -49,25 +49,25 @@ class Run:
         self._journal = journal
         self._progress = progress
         self._documents = _documents(order)
-        self._targets = [Target(directory, self._documents) for directory in order.options.directories]
+        self._targets: list[Target] = []
         self._taken_out: list[Target] = []
-        self._gone: list[FrameTable] = []
+        self._gone: dict[str, list[FrameTable]] = {}
         self._content = sum(layout.volume_length(members) for members in order.index.volumes)
 
     def run(self) -> Written:
         """Write what is not written yet, and finish every drive that is here."""
         begun = time.monotonic()
         wanted = survey(self._index, self._journal, self._options.directories)
+        self._targets = [self._target(directory) for directory in self._options.directories]
         for number, target in enumerate(self._targets):
             with self._giving_up(target):
-                target.begin(self._progress, resumes=self._journal.resumed)
-                target.forget([volume.number for volume in wanted if volume.on != number])
+                self._begin(target, [volume.number for volume in wanted if volume.on != number])
         resumed = self._volumes(wanted)
         writing = time.monotonic() - begun - sum(target.read_back_seconds for target in self._taken_out)
         self._finish()
         drives = (*self._drives(), *self._drives_that_are_gone())
-        return Written(
-            directory=drives[0].directory,
+        written = Written(
+            directory=next((drive.directory for drive in drives if drive.volumes), drives[0].directory),
             index=Digest.of_bytes(self._order.raw),
             volumes=len(self._index.volumes),
             content=self._content,
@@ -78,6 +78,10 @@ class Run:
             read_back_seconds=sum(target.read_back_seconds for target in (*self._taken_out, *self._targets)),
             drives=drives,
         )
+        if written.finished:
+            for target in self._live():
+                target.forget_id()
+        return written
 
     # ── volumes ──
 
@@ -123,15 +127,17 @@ class Run:
         """Unsign what holds a piece of a bad blob."""
         self._journal.forget_blob(blob)
         for number in self._index.volumes_of({blob}):
-            directory = self._journal.place(number)
-            if directory is not None:
-                with contextlib.suppress(drive.DriveFailed), drive.faults(directory, needed=lambda: 0):
-                    VolumeWriter(job, number, directory).withdraw(blob)
+            for target in self._live():
+                writer = VolumeWriter(job, number, target.directory)
+                writer.withdraw(blob)
+                with contextlib.suppress(drive.DriveFailed), drive.faults(target.directory, needed=lambda: 0):
+                    writer.remove_table()
 
     def _volume(self, job: Job, volume: Wanted) -> int:
         """Bring a volume to its end, wherever that is; give the bytes of it that were written before."""
         number, target = volume.number, None if volume.on is None else self._targets[volume.on]
-        if volume.gone or (target is not None and target.problem and self._journal.closed(number)):
+        lost = target is not None and target.problem is not None
+        if volume.gone or (lost and self._journal.closed(number) and not volume.size):
             if self._recall(job, number):
                 return layout.volume_length(self._index.volumes[number - 1])
             target = None
@@ -142,7 +148,7 @@ class Run:
             target = None
         while True:
             target = target or self._with_room(number)
-            self._journal.begin_volume(number, target.directory)
+            self._journal.begin_volume(number, target.id)
             writer = VolumeWriter(job, number, target.directory)
             try:
                 written = writer.write()
@@ -155,12 +161,11 @@ class Run:
                 return written.resumed
 
     def _recall(self, job: Job, number: int) -> bool:
-        directory = self._journal.place(number)
-        table = VolumeWriter(job, number, directory).recall() if directory else None
+        table = VolumeWriter(job, number, self._options.directories[0]).recall()
         if table is None:
             self._progress.log(f"what {volume_name(number)} holds has changed in the vault: it is written again")
             return False
-        self._gone.append(table)
+        self._gone.setdefault(str(self._journal.noted(number).drive), []).append(table)
         return True
 
     def _make_way(self, target: Target, number: int, error: ModelvaultError) -> None:
@@ -177,6 +182,19 @@ class Run:
         target.forget([number])
 
     # ── drives ──
+
+    def _target(self, directory: Path) -> Target:
+        """Tell which drive is there: one of an earlier run, or a new one."""
+        given = {target.id for target in self._targets}
+        (known,) = known_ids(self._journal, [directory])
+        return Target(directory, self._documents, drive.new_id() if known is None or known in given else known)
+
+    def _begin(self, target: Target, elsewhere: Collection[int]) -> None:
+        """Get a drive ready, without what it holds of volumes that are not to be gone on with there."""
+        resumes = self._journal.knows(target.id)
+        self._journal.meet(target.id, target.directory)
+        target.begin(self._progress, resumes=resumes)
+        target.forget(elsewhere)
 
     def _live(self) -> list[Target]:
         return [target for target in self._targets if target.problem is None]
@@ -213,14 +231,15 @@ class Run:
         except drive.DriveFailed as error:
             self._give_up(target, error)
         except NoSpace as error:
-            if self._options.swap is None and self._live() == [target]:
+            at_fault = error.data.get("path") == str(target.directory)
+            if not at_fault or (self._options.swap is None and self._live() == [target]):
                 raise
             self._progress.log(f"{error.message}: nothing more is written there")
             target.full = True
 
     def _give_up(self, target: Target, error: ModelvaultError) -> None:
         """Say what is safe on a drive that failed. Raises the error if it was the last one."""
-        safe = self._journal.closed_in(target.directory)
+        safe = self._journal.closed_on(target.id)
         target.problem = f"{error.message}; {f'{name_volumes(safe)} on it {_are(safe)} safe' if safe else 'nothing on it is complete'}"
         if self._live():
             self._progress.log(f"{target.problem}; writing goes on without it")
@@ -235,7 +254,6 @@ class Run:
         (target,) = self._targets
         if target.volumes:
             self._finish_one(target)
-            self._journal.finish(target.directory)
             self._taken_out.append(target)
         place = target.directory.parent
         done = (
@@ -244,11 +262,11 @@ class Run:
         message = f"{done}: unmount it, and mount the next drive there for {volume_name(number)}"
         while True:
             ask(message)
-            self._targets = [Target(target.directory, self._documents)]
+            self._targets = []
+            self._targets = [self._target(target.directory)]
             try:
                 self._check_next(number)
-                self._targets[0].begin(self._progress, resumes=False)
-                self._targets[0].forget(range(1, len(self._index.volumes) + 1))
+                self._begin(self._targets[0], range(1, len(self._index.volumes) + 1))
             except (ModelvaultError, OSError) as error:
                 message = f"that drive does not do: {error}"
             else:
@@ -259,11 +277,13 @@ class Run:
         (target,) = self._targets
         place = target.directory.parent
         there = [
-            at for at in self._journal.closed_in(target.directory) if drive.exists(target.directory / volume_name(at))
+            volume.number
+            for volume in survey(self._index, self._journal, [target.directory])
+            if volume.on is not None and self._journal.closed(volume.number)
         ]
-        if there:
+        if there := there or self._journal.closed_on(target.id):
             raise ModelvaultError(f"{name_volumes(there)} of this bundle {_are(there)} on it already")
-        check_place(target.directory, self._order.raw, resuming=False)
+        check_place(target.directory, self._order.raw, ours=self._journal.knows(target.id))
         found = probe(place)
         check(found, max(map(worst_case, self._index.volumes)))
         needed = worst_case(self._index.volumes[number - 1]) + target.documents_size
@@ -281,12 +301,12 @@ class Run:
                     self._finish_one(target)
             except DriveLostData as error:
                 lost = lost or error
+        for target in self._live():
+            if target.full and not target.volumes:
+                with self._giving_up(target):
+                    target.clear()
         if lost is not None:
             raise lost
-        if self._gone or len(self._live()) < len(self._targets):
-            # Other drives may still want to be finished, by a run that need not find these ones again.
-            for target in self._live():
-                self._journal.finish(target.directory)
 
     def _finish_one(self, target: Target) -> None:
         try:
@@ -295,14 +315,17 @@ class Run:
             for number in target.numbers:
                 self._journal.reopen(number)
             raise
+        self._journal.finish(target.id, target.numbers, compared=self._options.read_back)
 
     def _drives(self) -> Iterator[WrittenDrive]:
         targets = sorted((*self._taken_out, *self._targets), key=lambda target: target.problem is not None)
         for target in targets:
+            # What is complete on a drive that failed was not written in this run.
+            tables = [volume.table for volume in target.volumes] + self._gone.pop(target.id, [])
             yield WrittenDrive(
                 directory=target.directory,
-                volumes=target.numbers,
-                stored=sum(volume.table.size for volume in target.volumes),
+                volumes=tuple(sorted(table.volume for table in tables)),
+                stored=sum(table.size for table in tables),
                 here=target in self._live(),
                 finished=target.finished,
                 read_back=target.finished and self._options.read_back,
@@ -310,21 +333,17 @@ class Run:
             )
 
     def _drives_that_are_gone(self) -> Iterator[WrittenDrive]:
-        """The drives of earlier runs, by directory and whether they were finished."""
-        groups: dict[tuple[Path | None, bool], list[FrameTable]] = {}
-        for table in self._gone:
-            key = self._journal.place(table.volume), self._journal.finished(table.volume)
-            groups.setdefault(key, []).append(table)
-        for (directory, finished), tables in groups.items():
-            if directory is not None:
-                yield WrittenDrive(
-                    directory=directory,
-                    volumes=tuple(table.volume for table in tables),
-                    stored=sum(table.size for table in tables),
-                    here=False,
-                    finished=finished,
-                    read_back=finished and self._options.read_back,
-                )
+        """The drives of earlier runs, as they were left."""
+        for name, tables in self._gone.items():
+            volumes = tuple(table.volume for table in tables)
+            yield WrittenDrive(
+                directory=self._journal.directory(name),
+                volumes=volumes,
+                stored=sum(table.size for table in tables),
+                here=False,
+                finished=all(map(self._journal.finished, volumes)),
+                read_back=all(map(self._journal.compared, volumes)),
+            )
 
 
 def _are(numbers: Sequence[int]) -> str:

@@ -61,5 +61,6 @@ class Written:
 
     @property
     def finished(self) -> bool:
-        """Whether every drive that holds a volume has its sums."""
-        return all(drive.finished for drive in self.drives if drive.volumes)
+        """Whether every volume lies on a drive that has its sums."""
+        finished = {number for drive in self.drives if drive.finished for number in drive.volumes}
+        return len(finished) == self.volumes

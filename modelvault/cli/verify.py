@@ -61,7 +61,7 @@ def verify(
     from modelvault.operations.installs import verify_installs
     from modelvault.operations.subjects import split_subjects
     from modelvault.operations.verify import verify
-    from modelvault.operations.verify_bundle import Wish, verify_bundle
+    from modelvault.operations.verify_bundle import Wish, verify_paths
     from modelvault.vault import Vault
 
     def work(progress: "Progress") -> "VerifyResult":
@@ -73,7 +73,7 @@ def verify(
         if paths:
             wish = Wish(tuple(paths), allow_unsigned, request and request.expanduser(), site)
             with Vault.prospective(default_home(), log=progress.log) as vault:
-                return verify_bundle(vault, wish, progress)
+                return verify_paths(vault, wish, progress)
         if request is not None:
             raise UsageProblem(
                 "--request is for a bundle", hint="say where it lies: modelvault verify PATH --request FILE"

@@ -1,18 +1,20 @@
 """``bundle``: models of the vault onto a drive, signed and read back."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from modelvault import fsio
 from modelvault.artifact import ModelName
 from modelvault.bundle.check import stored_size
-from modelvault.bundle.index import Index
+from modelvault.bundle.index import SUMS_FILE, Index
 from modelvault.bundle.journal import Unfinished, find_unfinished
 from modelvault.bundle.layout import volume_length
 from modelvault.bundle.plan import PlanOptions, next_sequence
-from modelvault.bundle.reader import Damage, open_bundle
+from modelvault.bundle.reader import DamagedFrame, open_bundle
 from modelvault.bundle.restore import restore_script
 from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
@@ -89,6 +91,8 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         if signer is None:
             signer = make_key(vault, FIRST_KEY, Role.BUNDLE)
             progress.log(f"made the signing key {signer.name}")
+        if unfinished is None and request.sequence is None:
+            index = replace(index, sequence=_reserved(vault, index, signer))
         options = WriteOptions(
             directories=_directories(request, index),
             journals=_journals(vault),
@@ -172,6 +176,19 @@ def _sequence(vault: Vault, label: str, pinned: int | None, signer: Signer | Non
     return next_sequence(max(last or 0, *under_way, 0), time.time())
 
 
+def _reserved(vault: Vault, index: Index, signer: Signer) -> int:
+    """Take the next sequence for good: two processes that begin in the same second get two, whatever becomes of their bundles."""
+    journals = _journals(vault)
+    journals.mkdir(parents=True, exist_ok=True)
+    mark = journals / f"{index.label}.sequence"
+    with fsio.FileLock(journals / "sequence", wait=vault.config.lock_wait, what="the sequence of bundles"):
+        given = int(mark.read_bytes()) + 1 if mark.exists() else 0
+        free = _sequence(vault, index.label, None, signer, find_unfinished(journals))
+        sequence = max(given, free)
+        fsio.atomic_write(mark, b"%d" % sequence)
+    return sequence
+
+
 def _index(vault: Vault, request: BundleRequest, contents: Contents, sequence: int) -> Index:
     return contents.plan(
         PlanOptions(
@@ -191,7 +208,7 @@ def _finished(
     """
     sequence = request.sequence or vault.registry.last_sequence(signer.fingerprint, fresh.label, "written")
     index = replace(fresh, sequence=sequence or fresh.sequence)
-    directories = tuple(filter(Path.is_dir, _directories(request, index)))
+    directories = tuple(place for place in _directories(request, index) if os.path.lexists(place / SUMS_FILE))
     if not directories or any(unfinished.index == index for unfinished in find_unfinished(_journals(vault))):
         return None
     try:
@@ -201,9 +218,8 @@ def _finished(
         stored = stored_size(there)
     except ModelvaultError:
         return None  # absent, or not what was written there: writing says what is in the way
-    except Damage as damage:
-        if there.finished:
-            progress.log(f"{directories[0]} is not whole any more: {damage.reason}; it is written again")
+    except DamagedFrame as damage:
+        progress.log(f"{directories[0]} is not whole any more: {damage.reason}; it is written again")
         return None
     return index, Written(
         directory=directories[0],

@@ -8,10 +8,11 @@ from modelvault import fsio, modelpack
 from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.format import decode, encode
 from modelvault.bundle.index import MAX_INDEX, Index
-from modelvault.bundle.papers import decode_request
+from modelvault.bundle.papers import decode_request, refused
 from modelvault.bundle.plan import PlanOptions, SourceModel, patch_label, plan_index, plan_patch
 from modelvault.errors import SourceUnavailable, UsageProblem
-from modelvault.operations.papers import newest_receipt, read_paper
+from modelvault.operations.papers import read_paper
+from modelvault.operations.receipt import newest_receipt
 from modelvault.vault import Vault
 
 _INDEX_MODE = 0o444
@@ -74,7 +75,7 @@ def _sent(vault: Vault, site: str) -> Iterator[frozenset[Digest]]:
     """Give the blobs of each bundle that went to a site, with those that it left out since the site had them."""
     for data in _written(vault):
         if data.get("site") == site and "patches" not in data:
-            index = _kept(vault, str(data["index"]))
+            index = _written_index(vault, str(data["index"]))
             if index is not None:
                 yield frozenset(blob.digest for blob in (*index.blobs, *index.base))
 
@@ -92,12 +93,12 @@ def keep_index(vault: Vault, index: Index) -> None:
     """Keep the index of a bundle that was written, to know later what went where and to answer requests."""
     raw = encode(index)
     digest = Digest.of_bytes(raw).hex
-    if _kept(vault, digest) is None:
+    if _written_index(vault, digest) is None:
         vault.bundles.mkdir(exist_ok=True)
         fsio.atomic_write(vault.bundles / f"{digest}.json", raw, mode=_INDEX_MODE)
 
 
-def _kept(vault: Vault, digest: str) -> Index | None:
+def _written_index(vault: Vault, digest: str) -> Index | None:
     """Read the index of a bundle that was written; one that is lost or was changed since is as good as none."""
     try:
         raw = fsio.read_regular(vault.bundles / f"{digest}.json", limit=MAX_INDEX)
@@ -109,17 +110,19 @@ def _kept(vault: Vault, digest: str) -> Index | None:
 def answer(vault: Vault, path: Path, label: str | None) -> Contents:
     """Choose the pieces that a site asked for in the request at ``path``.
 
-    Raises ``TrustRefused`` if the request is not by that site, or asks for what the bundle does not have; ``BundleUnknown`` if this vault
+    Raises ``TrustRefused`` if the request is not by that site, or asks for what the bundle does not have, or for pieces of a patch; ``BundleUnknown`` if this vault
     did not write the bundle, or lacks a file of it now.
     """
     request = read_paper(vault, path, decode_request, suffix=".request.json").paper
-    original = _kept(vault, request.index.hex)
+    original = _written_index(vault, request.index.hex)
     if original is None:
         raise BundleUnknown(
             f"{path} asks for pieces of {request.bundle_name}, which this vault did not write",
             hint="answer it on the PC that wrote that bundle; if that is gone, write the models anew with `modelvault bundle`",
             index=str(request.index),
         )
+    if original.patches is not None:
+        raise refused(f"{request.bundle_name} is a patch, and a request is for the bundle that it mends")
     _require_blobs(vault, original, {piece.blob for piece in request.pieces})
 
     def plan(options: PlanOptions) -> Index:

@@ -60,7 +60,7 @@ def gather(
         brought.setdefault(mended, bundle.places[0])
     kept = patches.keys() - originals.keys()
     for digest in kept:
-        originals[digest], said = _kept(digest, patches[digest][0], keys, partial, allow_unsigned=allow_unsigned)
+        originals[digest], said = _open_kept(digest, patches[digest][0], keys, partial, allow_unsigned=allow_unsigned)
         warnings = (*warnings, *said)
     _require_distinct(tuple(originals.values()))
     for digest, mending in patches.items():
@@ -101,7 +101,7 @@ def _opened(
     return tuple(found.values()), tuple(warnings)
 
 
-def _kept(
+def _open_kept(
     digest: Digest, patch: OpenBundle, keys: KeyRing | None, partial: Path | None, *, allow_unsigned: bool
 ) -> tuple[OpenBundle, tuple[str, ...]]:
     """Open the index that an unfinished import kept, for a patch that comes alone."""

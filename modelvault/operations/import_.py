@@ -117,7 +117,8 @@ def _with_receipt(vault: Vault, path: Path, site: str | None, result: ImportsRes
             return replace(result, receipt=write_receipt(vault, path, site))
     except ModelvaultError as error:
         error.result = result
-        error.hint = f"{error.hint}; the import itself is done: write one with `modelvault receipt write PATH`"
+        done = "the import itself is done: write one with `modelvault receipt write PATH`"
+        error.hint = f"{error.hint}; {done}" if error.hint else done
         raise
 
 

@@ -1,6 +1,5 @@
 """Receipts and requests as files: written beside their signatures, read only from those who may sign them."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Generic, TypeVar
 
 from modelvault import fsio
 from modelvault.bundle.index import SIGNATURE_SIZE
-from modelvault.bundle.papers import MAX_PAPER, Receipt, Request, check_site, decode_receipt, refused
-from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
+from modelvault.bundle.papers import MAX_PAPER, Receipt, Request, refused
+from modelvault.errors import TrustRefused, UsageProblem
 from modelvault.keys import KeyInfo, KeyRing, Role, Signer
+from modelvault.operations.trust import how_to_trust
 from modelvault.vault import Vault
 
 Paper = TypeVar("Paper", Receipt, Request)
@@ -46,9 +46,7 @@ def _verified(
     try:
         key = keys.verify(signature, raw, Role.RECEIPT)
     except TrustRefused as error:
-        carried = next(iter(sorted(path.parent.glob("[!.]*.pub"))), None)
-        trust = ["modelvault", "keys", "trust", str(carried), "--role", "receipt"]
-        known = f"if you know whose it is: `{shlex.join(trust)}`" if carried and not error.data else error.hint
+        known = (None if error.data else how_to_trust(path.parent, Role.RECEIPT)) or error.hint
         raise TrustRefused(f"{path}: {error.message}", hint=known, path=str(path)) from error
     paper = decode(raw)
     if paper.site != key.name:
@@ -87,15 +85,20 @@ def _read(path: Path, limit: int) -> bytes:
         raise refused(error.message) from error
 
 
+def place_of(path: Path, name: str) -> Path:
+    """Say which file a paper goes to: ``path``, or ``name`` in it if it is a directory. Raises ``UsageProblem`` for a place that is none."""
+    require_place(path)
+    return path / name if path.is_dir() else path
+
+
 def write_paper(path: Path, name: str, raw: bytes, signer: Signer) -> Path:
-    """Write a paper, its signature and the public key to ``path``, or into it under ``name`` if it is a directory; give the file.
+    """Write a paper, and beside it its signature and the public key, where ``place_of`` says; give the file.
 
     Raises ``UsageProblem`` for a place that is none or a paper too large, ``NoSpace`` or ``OSError``.
     """
     if len(raw) > MAX_PAPER:
         raise UsageProblem(f"{name} would have {len(raw):,} bytes, more than the {MAX_PAPER:,} that it may have")
-    require_place(path)
-    file = path / name if path.is_dir() else path
+    file = place_of(path, name)
     fsio.atomic_write(file.with_name(f"{signer.name}.pub"), signer.public_pem)
     fsio.atomic_write(file.with_name(f"{file.name}.sig"), signer.sign(raw))
     fsio.atomic_write(file, raw)
@@ -110,16 +113,3 @@ def require_place(path: Path) -> None:
             hint="mount the drive, or make the directory first",
             path=str(path),
         )
-
-
-def newest_receipt(vault: Vault, site: str) -> Receipt | None:
-    """Give the newest receipt of a site that was added here, or ``None``. Raises ``TrustRefused`` if its key does not count any more."""
-    path = vault.receipts / f"{check_site(site)}.json"
-    if not path.exists():
-        return None
-    receipt = read_paper(vault, path, decode_receipt, suffix=RECEIPT_SUFFIX).paper
-    if receipt.site != site:
-        raise ModelvaultError(
-            f"{path} is a receipt of {receipt.site}", hint="add the right one again: modelvault receipt add PATH"
-        )
-    return receipt

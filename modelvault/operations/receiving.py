@@ -55,14 +55,15 @@ class Order:
 def require_base(order: Order, missing: Collection[Digest]) -> None:
     """Refuse a thin bundle whose base is not all here, before anything is written. Raises ``BaseIncomplete``."""
     index = order.bundle.index
-    lacking = {blob.digest for blob in index.base} & set(missing)
+    lacking = [blob.digest for blob in index.base if blob.digest in missing]
     if not lacking:
         return
-    models = [str(entry.name) for entry in order.entries if any(blob.digest in lacking for blob in entry.blobs)]
-    named = [*dict.fromkeys(index.called(blob.digest) for blob in index.base if blob.digest in lacking)]
-    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    wanted = {entry.name for entry in order.entries}
+    models = [str(name) for name in index.needing(lacking) if name in wanted]
+    named = [index.called(blob) for blob in lacking[:_MOST_NAMED]]
+    more = f" and {len(lacking) - len(named)} more" if len(lacking) > len(named) else ""
     raise BaseIncomplete(
-        f"{order.delivery.path} leaves out what this vault does not have: {', '.join(named[:_MOST_NAMED])}{more}",
+        f"{order.delivery.path} leaves out what this vault does not have: {', '.join(named)}{more}",
         hint="write a receipt of what is here with `modelvault receipt write PATH`, add it on the connected side with "
         "`modelvault receipt add PATH`, and have the bundle written again; or have it written whole, without --for",
         models=models,

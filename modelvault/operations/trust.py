@@ -6,13 +6,25 @@ from pathlib import Path
 from modelvault.bundle.index import INDEX_FILE, BundleRefused
 from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.errors import TrustRefused
-from modelvault.keys import KeyRing
+from modelvault.keys import KeyRing, Role
 from modelvault.vault import Vault
 
 FINISH = "run the same bundle command again on the PC that wrote it: it goes on where it stopped"
 """What to do about an unfinished bundle."""
 
-_TRUST = ("modelvault", "keys", "trust")
+
+def how_to_trust(directory: Path, role: Role = Role.BUNDLE) -> str | None:
+    """Say how to trust the public key that lies beside what it signed; ``None`` if there is none."""
+    carried = carried_keys(directory)
+    if not carried:
+        return None
+    options = () if role is Role.BUNDLE else ("--role", role.value)
+    return f"if you know whose it is: `{shlex.join(['modelvault', 'keys', 'trust', str(carried[0]), *options])}`"
+
+
+def carried_keys(directory: Path) -> list[Path]:
+    """List the public keys that lie in a directory; macOS leaves ``._`` files on drives that are not its own."""
+    return sorted(directory.glob("[!.]*.pub"))
 
 
 def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> tuple[OpenBundle, tuple[str, ...]]:
@@ -40,13 +52,12 @@ def _refusal(path: Path, keys: KeyRing | None, error: TrustRefused) -> TrustRefu
     """Say of which bundle it is true, and what can be told from the key that lies beside it."""
     if isinstance(error, BundleRefused) or keys is None or "path" in error.data:
         return error
-    carried = sorted(path.glob("[!.]*.pub"))
+    carried = carried_keys(path)
     if error.data or not carried:
         return TrustRefused(f"{path}: {error.message}", hint=error.hint, path=str(path))
     known = next((key.name for key in map(keys.held_in, carried) if key), None)
     if known is None:
-        hint = f"if you know whose it is: `{shlex.join([*_TRUST, str(carried[0])])}`"
-        return TrustRefused(f"{path}: {error.message}", hint=hint, path=str(path))
+        return TrustRefused(f"{path}: {error.message}", hint=how_to_trust(path), path=str(path))
     return TrustRefused(
         f"{path}: the signature does not fit {INDEX_FILE}: it was changed after {known} signed it, or {known} did not sign it",
         hint="have it copied or written again on the PC that it came from: `modelvault verify PATH` there tells whether it is whole",
@@ -77,6 +88,6 @@ def check_news(vault: Vault, bundle: OpenBundle, *, allow_older: bool) -> None:
         raise TrustRefused(
             f"{bundle.places[0]} is not the bundle of label {index.label} and sequence {index.sequence} that was imported already: "
             "its content is another",
-            hint="find out where each comes from: the PC that writes them never gives a sequence twice; --allow-older imports it",
+            hint="find out where each comes from: a vault gives no sequence twice unless it is told to; --allow-older imports it",
             sequence=index.sequence,
         )

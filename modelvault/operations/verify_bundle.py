@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.artifact import Digest
-from modelvault.bundle.check import BundleCheck, Finding
-from modelvault.bundle.check import verify_bundle as check_bundle
+from modelvault.bundle.check import BundleCheck, Finding, verify_bundle
 from modelvault.bundle.index import BundleUnfinished, Span, merged, name_volumes
 from modelvault.bundle.papers import Request, encode_request
 from modelvault.bundle.ranges import Ranges
@@ -37,7 +36,7 @@ class Wish:
     site: str | None = None
 
 
-def verify_bundle(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
+def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
     """Check every frame of a bundle that is here, its index and its signatures. The vault says whom to trust, and what it has already.
 
     A vault that does not exist trusts nobody, and is made only to sign a request. Raises ``TrustRefused`` for a bundle that nobody
@@ -49,7 +48,7 @@ def verify_bundle(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
         require_place(wish.request)
     delivery = _only(vault, wish)
     bundle = delivery.bundle
-    check = check_bundle(bundle, progress, patches=delivery.patches)
+    check = verify_bundle(bundle, progress, patches=delivery.patches)
     there = _together(check.good, _held(vault, bundle, thorough=wish.request is not None))
     wanted = {blob.digest for blob in bundle.index.blobs if not there[blob.digest].covers(0, blob.size)}
     volumes = volumes_wanted(bundle.index, wanted, there)
@@ -68,7 +67,7 @@ def verify_bundle(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
         request=request,
         warnings=(*delivery.warnings, *unwanted),
     )
-    return _judged(bundle, result)
+    return _judged(delivery, check, result)
 
 
 def _only(vault: Vault, wish: Wish) -> Delivery:
@@ -144,7 +143,11 @@ def _model_lines(
         yield ModelLine(entry.name.text, state, tuple(numbers))
 
 
-def _judged(bundle: OpenBundle, result: VerifyResult) -> VerifyResult:
+def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> VerifyResult:
+    """Judge by what is wrong after all was read: what a patch mends is no damage, if nothing is wrong with the patch."""
+    bundle = delivery.bundle
+    if delivery.patches and not check.bad and all(finding.bundle == bundle.digest for finding in check.findings):
+        return result
     models = [model.name for model in result.models if model.state != "present"]
     if result.damage:
         first = result.damage[0]
@@ -170,7 +173,8 @@ def _judged(bundle: OpenBundle, result: VerifyResult) -> VerifyResult:
 
 def _damage(bundle: OpenBundle, finding: Finding) -> Damage:
     """Say which files and models a finding concerns: those of which a piece lies there."""
-    where = name_volumes([finding.volume]) + (f", frame {finding.frame}" if finding.frame else "")
+    where = name_volumes([finding.volume]) + (" of the patch" if finding.bundle != bundle.digest else "")
+    where += f", frame {finding.frame}" if finding.frame else ""
     where += f" in {finding.place}" if finding.place else ""
     files = [bundle.index.called(blob) for blob in finding.blobs[:_MOST_FILES]]
     more = f" and {len(finding.blobs) - _MOST_FILES} more" if len(finding.blobs) > _MOST_FILES else ""

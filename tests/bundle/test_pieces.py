@@ -21,7 +21,7 @@ from modelvault.bundle.plan import PlanOptions, plan_patch
 from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.bundle.receive import Received, receive
-from modelvault.bundle.staging import Staging
+from modelvault.bundle.staging import Arrival, Staging
 from modelvault.bundle.written import Written
 
 Pristine = tuple[World, Written]
@@ -259,3 +259,44 @@ def no_descriptor_stays_open() -> Iterator[None]:
     before = len(list(Path("/proc/self/fd").iterdir()))
     yield
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_patch_that_does_not_belong(pristine: Pristine, bundle: Path, tmp_path: Path, number: int) -> None:
+    """Breaks if wrong bytes in a patch by a trusted key pass verify, or if the original is blamed for them."""
+    world = pristine[0]
+    staging = tmp_path / "staging"
+    lose(bundle, number)
+    damaged = opened(world, bundle)
+    largest = max(damaged.index.blobs, key=lambda blob: blob.size)
+    take(damaged, staging)
+    mending = patch(world, damaged, gaps(damaged, staging), tmp_path / "patch")
+    rewritten(mending.places[0], world, 1, lambda _, data: data[:-1] + b"!" if len(data) > MIB else data)
+    check = verify_bundle(damaged, Log(), patches=[mending])
+    assert largest.digest in check.bad
+    assert {finding.blobs for finding in check.findings} == {(blob,) for blob in check.bad}
+    assert {finding.bundle for finding in check.findings} == {mending.digest}
+    assert all("with what this patch holds of it" in finding.reason for finding in check.findings)
+    failed = take(damaged, staging, mending).failed
+    assert failed.keys() == check.bad
+    assert " of the patch: with what it holds" in failed[largest.digest]
+
+
+def test_what_is_wrong_is_named_once(
+    pristine: Pristine, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if each wrong blob costs another look through the log of what arrived: a bundle of thousands would take hours."""
+    reads = 0
+    arrivals = Staging.arrivals
+
+    def counted(self: Staging) -> list[Arrival]:
+        nonlocal reads
+        reads += 1
+        return arrivals(self)
+
+    monkeypatch.setattr(Staging, "arrivals", counted)
+    for number in (1, 2, 3):
+        rewritten(bundle, pristine[0], number, lambda _, data: data[:-1] + b"!" if len(data) > MIB else data)
+    received = take(opened(pristine[0], bundle), tmp_path / "staging")
+    assert received.failed
+    assert reads == 1

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ from machines import small_disk
 from make_vectors import Made, source
 from vector_files import Key, bundle, pack
 
-from modelvault.artifact import Digest
+from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import Blob, Index, Span, volume_name
 from modelvault.bundle.plan import PlanOptions, plan_index, plan_patch
 from modelvault.bundle.restore import restore_list, restore_script
@@ -55,6 +57,15 @@ class Shell:
         ran = subprocess.run(command, capture_output=True, text=True, env={"PATH": self.path}, check=False, timeout=120)
         assert ran.returncode == code, f"{ran.returncode}\n{ran.stdout}\n{ran.stderr}"
         return ran
+
+    def with_program(self, name: str, directory: Path, script: str) -> "Shell":
+        """Give a shell that finds a script before the real program, which the script may run as ``$real``."""
+        directory.mkdir(exist_ok=True)
+        real = shlex.quote(str(shutil.which(name, path=self.path)))
+        program = directory / name
+        program.write_text(f"#!/bin/sh\nreal={real}\n{script}\n")
+        program.chmod(0o755)
+        return Shell(self.command, f"{directory}{os.pathsep}{self.path}")
 
 
 @pytest.fixture(scope="session")
@@ -461,6 +472,104 @@ def test_a_slice_that_was_joined_already_is_dropped(pristine: Trip, dash: Shell,
     held.write_bytes(pristine.made.blobs[slices[0].digest][: slices[0].size])
     dash.run(last / "restore.sh", tmp_path / "out")
     assert blobs(tmp_path / "out") == all_blobs(pristine.index)
+
+
+def test_a_part_that_is_too_long_starts_again(pristine: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if what can never become whole counts as arrived: such a model was given up, its remains were removed, exit code 0."""
+    digest = Digest.of_bytes(LARGE).hex
+    parts = tmp_path / "out" / ".restore" / "parts"
+    parts.mkdir(parents=True)
+    (parts / digest).write_bytes(bytes(len(LARGE) + 1))
+    shell.run(pristine.directory / "restore.sh", tmp_path / "out")
+    assert blobs(tmp_path / "out") == all_blobs(pristine.index)
+
+
+def test_a_slice_that_a_power_cut_emptied_is_extracted_again(pristine: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if a name without its content counts as arrived, so that no later run can ever join the file."""
+    held = tmp_path / "out" / ".restore" / "held"
+    held.mkdir(parents=True)
+    for member in (member for members in pristine.index.volumes for member in members if member.offset):
+        (held / f"{member.digest.hex}.{member.offset}").touch()
+    assert list(held.iterdir())
+    shell.run(pristine.directory / "restore.sh", tmp_path / "out")
+    assert blobs(tmp_path / "out") == all_blobs(pristine.index)
+
+
+def test_a_model_that_waits_is_never_success(trip: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if the exit code says that all is well when every volume is sound and a model is not whole all the same."""
+    digest = Digest.of_bytes(LARGE).hex
+    rewrite(trip, lambda text: "".join(line for line in text.splitlines(True) if not line.startswith("slice 3 ")))
+    for _ in range(2):
+        ran = shell.run(trip.directory / "restore.sh", tmp_path / "out", code=3)
+        assert "waiting: org/large:Q4" in ran.stdout
+        assert "whole: small" in ran.stdout
+        assert (tmp_path / "out" / ".restore" / "parts" / digest).stat().st_size > 0
+
+
+def test_a_drive_that_changes_after_it_was_checked(trip: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if zstd or tar see a byte that was not checked: a drive may answer otherwise when it is read again."""
+    evil = tmp_path / "evil.tar.zst"
+    packed = subprocess.run(["tar", "-cf", "-", evil.parent / trip.key.name], capture_output=True, check=True).stdout
+    evil.write_bytes(subprocess.run(["zstd", "-c"], input=packed, capture_output=True, check=True).stdout)
+    # by the time that zstd begins, the volume it is to unpack is another one on the drive
+    swap = f'case $seen in "") cp {evil} {trip.directory}/{volume_name(1)} ;; esac\nexec "$real" "$@"'
+    changing = shell.with_program("zstd", tmp_path / "bin", f"seen=$(ls {tmp_path}/out/blobs/sha256)\n{swap}")
+    changing.run(trip.directory / "restore.sh", "--key", trip.key, tmp_path / "out")
+    assert (trip.directory / volume_name(1)).read_bytes() == evil.read_bytes()
+    assert blobs(tmp_path / "out") == all_blobs(trip.index)
+
+
+def test_one_run_at_a_time(pristine: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if two runs work in the same directory: each would remove what the other is about to use."""
+    script, out, gate, reached = pristine.directory / "restore.sh", tmp_path / "out", tmp_path / "gate", tmp_path / "in"
+    os.mkfifo(gate)
+    os.mkfifo(reached)
+    wait = f"if mkdir {tmp_path}/once; then : > {reached}; read -r _ < {gate}; fi"
+    slow = shell.with_program("zstd", tmp_path / "bin", f'{wait}\nexec "$real" "$@"')
+    with subprocess.Popen(
+        [*slow.command, script, "--only", "small", out], env={"PATH": slow.path}, stdout=subprocess.DEVNULL
+    ) as first:
+        reached.read_bytes()
+        try:
+            assert f"another run is at work in {out}: process {first.pid} " in shell.run(script, out, code=1).stderr
+        finally:
+            gate.write_text("go on\n")
+    assert first.returncode == 0
+    shell.run(script, out)
+
+
+def test_whose_lock_it_is(pristine: Trip, shell: Shell, tmp_path: Path) -> None:
+    """Breaks if a killed run's lock keeps the next one out, or a lock is taken from somebody who may be alive."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    here = platform.node()
+    lock = tmp_path / "out" / ".restore" / "lock"
+    lock.mkdir(parents=True)
+    for owner in ("", f"{os.getpid()} {here}", f"{gone.pid} not-{here}", f"../../x {here}"):
+        (lock / "owner").write_text(owner)
+        ran = shell.run(pristine.directory / "restore.sh", tmp_path / "out", code=1)
+        assert f"if there is none, remove {lock}" in ran.stderr
+    (lock / "owner").write_text(f"{gone.pid} {here}")
+    shell.run(pristine.directory / "restore.sh", tmp_path / "out")
+    assert blobs(tmp_path / "out") == all_blobs(pristine.index)
+
+
+def test_the_verdict_comes_after_sync(pristine: Trip, dash: Shell, tmp_path: Path) -> None:
+    """Breaks if "whole" is said of what a power cut, or a disk that is pulled out at once, would undo."""
+    seen = tmp_path / "seen"
+    noting = dash.with_program("sync", tmp_path / "bin", f'ls {tmp_path}/out/blobs/sha256 > {seen}\nexec "$real"')
+    noting.run(pristine.directory / "restore.sh", tmp_path / "out")
+    assert set(seen.read_text().split()) == all_blobs(pristine.index)
+
+
+def test_every_model_has_a_directory_of_its_own(shell: Shell, tmp_path: Path) -> None:
+    """Breaks if two names share a directory, or it is called otherwise than ``modelvault install --engine folder`` does."""
+    names = ("a/b", "a--b", "a/b:c", "a--b:c", "a:c", "a---b", "a-/b")
+    trip = lay_out(
+        build({name: {"config.json": name.encode()} for name in names}), tmp_path / "bundle" / "models-7.mvbundle"
+    )
+    shell.run(trip.directory / "restore.sh", "--files", tmp_path / "files", tmp_path / "out")
+    assert named(tmp_path / "files") == {f"{ModelName(name).file_name}/config.json": name.encode() for name in names}
 
 
 def test_a_lying_blob_gets_no_name(trip: Trip, dash: Shell, tmp_path: Path) -> None:

@@ -194,6 +194,39 @@ def test_something_else_fills_the_drive_meanwhile(
         check_drives(world, index, quiet, a, b)
 
 
+class Greedy(Log):
+    """Takes all room of a disk, and whatever becomes free, with each frame."""
+
+    def __init__(self, disk: Path) -> None:
+        super().__init__()
+        self.file = disk / "greedy"
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+        return _GreedyTask(self.file)
+
+
+class _GreedyTask(NoTask):
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def advance(self, amount: int) -> None:
+        with contextlib.suppress(OSError), self.file.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+def test_a_drive_that_could_take_nothing(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if papers without sums stay on a drive that was filled meanwhile: they look like a bundle that is not finished."""
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        written = write(world, index, a, b, log=Greedy(a))
+        assert numbers(written) == [(), tuple(range(1, len(index.volumes) + 1))]
+        assert written.directory.parent == b
+        assert not list(a.glob("*.mvbundle"))
+        check_drives(world, index, quiet, b)
+
+
 @pytest.mark.root
 @NEEDS_ROOT
 def test_unplugged(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Several drives, small, odd and dishonest ones, with the installed program."""
 
 import contextlib
+import json
 import os
 import pty
 import select
@@ -185,6 +186,25 @@ def test_a_drive_is_pulled_out(
     assert bundle_files(a, b) == undisturbed
 
 
+def test_a_drive_is_pulled_out_at_once(loaded: Machine, disks: tuple[Path, Path], tmp_path: Path) -> None:
+    """Breaks if a drive that failed before anything on it was complete goes unmentioned, or passes for a part of the bundle later."""
+    a, b = disks[0], tmp_path / "large"
+    b.mkdir()
+    to = ("bundle", "--to", a, "--to", b, "--sequence", "12", "--volume-size", "24MiB")
+    with running(loaded, *to) as bundle:
+        bundle.until(lambda: bool(list(a.glob("*.mvbundle"))))
+        bundle.signal(signal.SIGSTOP)
+        subprocess.run(["umount", "--lazy", str(a)], check=True)
+        bundle.signal(signal.SIGCONT)
+        ran = bundle.end(0)
+    subprocess.run(["mount", "-o", "loop", str(tmp_path / "a.img"), str(a)], check=True)
+    assert any(line.startswith("warning: ") and f"{a}/" in line for line in ran.err.splitlines()), ran
+    again = succeeded(loaded, *to)
+    assert again["there_already"]
+    assert again["directory"] == str(only_bundle(b))
+    loaded.run("verify", only_bundle(b))
+
+
 def test_both_drives_were_edited(loaded: Machine, undisturbed: dict[str, bytes], disks: tuple[Path, Path]) -> None:
     """Breaks if bytes that somebody put on either drive of an unfinished bundle get signed, or a kill costs what was written."""
     a, b = disks
@@ -310,14 +330,34 @@ def test_a_fake_drive(loaded: Machine, tmp_path: Path, as_root: None, mode: str)
     fake, good = tmp_path / "fake", tmp_path / "good"
     fake.mkdir()
     good.mkdir()
+    before = written(loaded)
     with fake_drive(fake, 20 * MIB, mode):
         error = failed(loaded, "bundle", "--to", fake, *SMALL, "--sequence", "9", code=12)
         assert error["code"] == "drive-lost-data"
         assert str(fake) in error["message"]
         assert "do not use this drive" in error["hint"]
+    assert written(loaded) == before
     result = succeeded(loaded, "bundle", "--to", good, *SMALL, "--sequence", "9")
+    assert written(loaded)[-1] == (9, True)
     assert result["drives"][0]["volumes"] == list(range(1, result["volumes"] + 1))
     shutil.rmtree(good)
+
+
+def test_a_fake_drive_found_out_later(loaded: Machine, tmp_path: Path, as_root: None) -> None:
+    """Breaks if verify believes the system's cache about a drive that nobody read back, or the vault says that somebody did."""
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    with fake_drive(fake, 20 * MIB, "drop"):
+        loaded.run("bundle", "--to", fake, *SMALL, "--sequence", "10", "--no-readback")
+        assert "damaged" in failed(loaded, "verify", only_bundle(fake), code=12)["message"]
+    assert written(loaded)[-1] == (10, False)
+
+
+def written(machine: Machine) -> list[tuple[int, bool]]:
+    """The sequences of the bundles that a vault recorded, and whether each was read back."""
+    events = map(json.loads, (machine.vault / "events.jsonl").read_text().splitlines())
+    facts = (event["data"] for event in events if event["kind"] == "bundle-written")
+    return [(fact["sequence"], fact["read_back"]) for fact in facts]
 
 
 @contextlib.contextmanager

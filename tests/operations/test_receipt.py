@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +13,13 @@ import pytest
 
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Traits
 from modelvault.bundle.format import encode
-from modelvault.bundle.index import MIN_VOLUME, Index, Span
+from modelvault.bundle.index import MAX_SEQUENCE, MIN_VOLUME, Index, Span
 from modelvault.bundle.papers import PaperRefused, Receipt, Request, encode_receipt, encode_request
 from modelvault.bundle.plan import PlanOptions
 from modelvault.config import Config
-from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
-from modelvault.keys import Role
+from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem, VaultLocked
+from modelvault.fsio import FileLock
+from modelvault.keys import KeyRing, Role, Signer
 from modelvault.operations.contents import BundleUnknown, answer, held_by, keep_index, selection
 from modelvault.operations.keys import new_key, revoke_key, site_signer, trust_key
 from modelvault.operations.papers import write_paper
@@ -189,9 +193,99 @@ def test_older_receipts(pc: Vault, lab: Vault, drive: Path, tmp_path: Path) -> N
     assert show_receipt(pc, "lab").receipt.models == 2
     assert add_receipt(pc, old, allow_older=True).receipt.models == 1
     assert show_receipt(pc, "lab").receipt.models == 1
-    pc.store.blob_path(Digest.of_bytes(b"")).parent.mkdir(exist_ok=True)
-    (pc.receipts / "lab.json.sig").unlink()
+    (pc.receipts / f"{Digest.of_bytes((old / 'lab.receipt.json').read_bytes()).hex}.json.sig").unlink()
+    refused(lambda: show_receipt(pc, "lab"), TrustRefused, 14, "not signed")
+    assert not add_receipt(pc, old).unchanged
     assert add_receipt(pc, drive).receipt.models == 2
+    assert len(list(pc.receipts.glob("*.json"))) == 1
+
+
+def signed(signer: Signer, sequence: int, folder: Path) -> Path:
+    """A receipt of any sequence, as whoever has the site's key can write it."""
+    folder.mkdir(exist_ok=True)
+    receipt = Receipt("lab", sequence, (), ())
+    return write_paper(folder, receipt.file_name, encode_receipt(receipt), signer)
+
+
+def test_the_mark_of_a_site_can_be_lowered(pc: Vault, tmp_path: Path) -> None:
+    """Breaks if whoever had a site's key for a moment can shut that site out for good with one receipt from far ahead."""
+    key = KeyRing(tmp_path / "site").new("lab", Role.RECEIPT)
+    pc.keys.trust("lab", key.public_pem, key.fingerprint, Role.RECEIPT)
+    add_receipt(pc, signed(key, MAX_SEQUENCE, tmp_path / "far"))
+    older = signed(key, 400, tmp_path / "older")
+    refused(lambda: add_receipt(pc, older), TrustRefused, 14, "was added already")
+    add_receipt(pc, older, allow_older=True)
+    add_receipt(pc, signed(key, 500, tmp_path / "newer"))
+    refused(lambda: add_receipt(pc, older), TrustRefused, 14, "but 500 of lab")
+    add_receipt(pc, tmp_path / "far")
+    revoke_key(pc, "lab")
+    fresh = KeyRing(tmp_path / "again").new("lab", Role.RECEIPT)
+    pc.keys.trust("lab", fresh.public_pem, fresh.fingerprint, Role.RECEIPT)
+    assert add_receipt(pc, signed(fresh, 600, tmp_path / "fresh")).receipt.sequence == 600
+
+
+def test_killed_at_every_write(pc: Vault, tmp_path: Path) -> None:
+    """Breaks if SIGKILL anywhere in `receipt add` leaves a receipt that is half the old one, or that counts without a mark against older ones."""
+    key = KeyRing(tmp_path / "site").new("lab", Role.RECEIPT)
+    pc.keys.trust("lab", key.public_pem, key.fingerprint, Role.RECEIPT)
+    add_receipt(pc, signed(key, 1, tmp_path / "r1"))
+    died, newest, steps = True, 1, 0
+    while died:
+        sequence = newest + 10
+        file = signed(key, sequence, tmp_path / f"r{sequence}")
+        died = dies_at(steps, pc.root, file)
+        counts = show_receipt(pc, "lab").receipt.sequence
+        assert counts in {newest, sequence}
+        if counts == sequence:
+            refused(lambda: add_receipt(pc, tmp_path / "r1"), TrustRefused, 14, "was added already")
+        assert add_receipt(pc, file).receipt.sequence == sequence
+        refused(lambda: add_receipt(pc, tmp_path / "r1"), TrustRefused, 14, f"but {sequence} of lab")
+        newest, steps = sequence, steps + 1
+    assert steps > 5
+
+
+_DYING = """
+import os, signal, sys
+from pathlib import Path
+from modelvault.operations.receipt import add_receipt
+from modelvault.vault import Vault
+
+left = int(sys.argv[3])
+
+def count(event, arguments):
+    global left
+    flags = arguments[2] if event == "open" else 0
+    writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
+    if writes or event in {"os.rename", "os.remove", "os.mkdir", "os.truncate"}:
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+with Vault.existing(Path(sys.argv[1])) as vault:
+    vault.registry, vault.keys
+    sys.addaudithook(count)
+    add_receipt(vault, Path(sys.argv[2]))
+"""
+
+
+def dies_at(step: int, vault: Path, file: Path) -> bool:
+    """Add a receipt in a process that kills itself just before one of the steps at which it touches the disk; tell whether it did."""
+    command = [sys.executable, "-c", _DYING, str(vault), str(file), str(step)]
+    code = subprocess.run(command, timeout=60, check=False).returncode
+    assert code in {0, -signal.SIGKILL}
+    return code != 0
+
+
+def test_receipts_one_after_the_other(pc: Vault, tmp_path: Path) -> None:
+    """Breaks if two commands take in receipts at the same moment: the older could stay."""
+    key = KeyRing(tmp_path / "site").new("lab", Role.RECEIPT)
+    pc.keys.trust("lab", key.public_pem, key.fingerprint, Role.RECEIPT)
+    file = signed(key, 1, tmp_path / "r1")
+    pc.receipts.mkdir()
+    hurried = Vault.existing(pc.root, config=Config(lock_wait=0))
+    with FileLock(pc.receipts / "lock"):
+        refused(lambda: add_receipt(hurried, file), VaultLocked, 11, "in use")
+    assert add_receipt(pc, file)
 
 
 def test_revoked_sites(pc: Vault, lab: Vault, drive: Path) -> None:
@@ -294,6 +388,10 @@ def test_requests_that_are_refused(pc: Vault, lab: Vault, drive: Path) -> None:
     receipt = write_receipt(lab, drive).path
     refused(lambda: answer(pc, receipt, None), PaperRefused, 14, "is wanted")
     refused(lambda: add_receipt(pc, ask(lab, drive, digest, Span(blob, 0, 10))), PaperRefused, 14, "is wanted")
+    mending = answer(pc, ask(lab, drive, digest, Span(blob, 0, 10)), None)
+    patch = sent(pc, mending.plan(OPTIONS), patches=digest.hex)
+    of_patch = ask(lab, drive, patch, Span(blob, 0, 10))
+    refused(lambda: answer(pc, of_patch, None), PaperRefused, 14, "is a patch")
     pc.store.blob_path(blob).unlink()
     file = ask(lab, drive, digest, Span(blob, 0, 10))
     error = refused(lambda: answer(pc, file, None), BundleUnknown, 10, r"b\.gguf of two is not in the vault any more")

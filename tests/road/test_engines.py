@@ -56,7 +56,7 @@ def test_ollama_lists_shows_and_runs(arrived: Arrived) -> None:
     """Breaks if the first program that a user types after an import does not have the model, or generates something else."""
     steps = arrived.server.json("import", arrived.bundle, "--engine", f"ollama={arrived.ollama}")
     outcomes = {model["name"]: model["outcome"] for model in steps.result["imports"][0]["models"]}
-    assert outcomes == {"demo/tiny-AWQ": "received", "demo/tiny-GGUF:Q8_0": "installed"}
+    assert outcomes == {"demo/tiny-AWQ": "here already", "demo/tiny-GGUF:Q8_0": "installed already"}
     (step,) = steps.result["imports"][0]["installs"]
     name = step["installed_name"]
     assert step["next_steps"][-1] == f"ollama run {name}"
