@@ -143,18 +143,17 @@ def check(found: Drive, largest: int) -> None:
 def find(noted: Noted, here: Sequence[Lying]) -> tuple[int | None, bool]:
     """Decide on which drive that is here (from 0) a volume is gone on with, if on any; and whether it is safe on one that is not here.
 
-    A complete one counts wherever all of it lies, since it is compared before anything is signed. Else its drive is what was noted, not
-    what is mounted in the same place: where that one is here and has less, the volume is written again. So it is where a drive that
-    nobody knows has a part of it, as that may be its drive.
+    What counts as its drive is the id that was noted, not what is mounted in the same place. A complete volume that lies nowhere in full
+    is safe if that drive is not here. If it is, the volume is written again; and so it is where a drive that nobody knows has a part of
+    it, as that may be its drive. Whatever is found is compared before anything is signed.
     """
     own = next((at for at, one in enumerate(here) if one.id is not None and one.id == noted.drive), None)
-    if noted.closed:
-        whole = [at for at, one in enumerate(here) if one.length == noted.length]
-        if whole:
-            return own if own in whole else whole[0], False
-        if own is None:
-            return None, not any(one.length and one.id is None for one in here)
-    return own if own is not None and here[own].length else None, False
+    some = [at for at, one in enumerate(here) if one.length]
+    whole = [at for at in some if noted.closed and here[at].length == noted.length]
+    if noted.closed and own is None and not whole and all(here[at].id is not None for at in some):
+        return None, True
+    found = whole or some
+    return own if own in found else next(iter(found), None), False
 
 
 def assign(wanted: Sequence[Wanted], found: Sequence[Drive]) -> Assignment:

@@ -161,11 +161,12 @@ class Run:
                 return written.resumed
 
     def _recall(self, job: Job, number: int) -> bool:
-        table = VolumeWriter(job, number, self._options.directories[0]).recall()
-        if table is None:
+        name = self._journal.noted(number).drive
+        table = VolumeWriter(job, number, self._journal.directory(name)).recall() if name else None
+        if name is None or table is None:
             self._progress.log(f"what {volume_name(number)} holds has changed in the vault: it is written again")
             return False
-        self._gone.setdefault(str(self._journal.noted(number).drive), []).append(table)
+        self._gone.setdefault(name, []).append(table)
         return True
 
     def _make_way(self, target: Target, number: int, error: ModelvaultError) -> None:
@@ -276,12 +277,9 @@ class Run:
         """Refuse a drive that cannot be the next one. Raises ``ModelvaultError`` or ``OSError``."""
         (target,) = self._targets
         place = target.directory.parent
-        there = [
-            volume.number
-            for volume in survey(self._index, self._journal, [target.directory])
-            if volume.on is not None and self._journal.closed(volume.number)
-        ]
-        if there := there or self._journal.closed_on(target.id):
+        wanted = survey(self._index, self._journal, [target.directory])
+        # A complete one that is not safe elsewhere: what this drive has of it is not to be removed.
+        if there := [at.number for at in wanted if self._journal.closed(at.number) and not at.gone]:
             raise ModelvaultError(f"{name_volumes(there)} of this bundle {_are(there)} on it already")
         check_place(target.directory, self._order.raw, ours=self._journal.knows(target.id))
         found = probe(place)

@@ -18,7 +18,7 @@ from modelvault.bundle.reader import DamagedFrame, open_bundle
 from modelvault.bundle.restore import restore_script
 from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
-from modelvault.errors import ModelvaultError, UsageProblem
+from modelvault.errors import ModelvaultError, PartlyDone, UsageProblem
 from modelvault.keys import FIRST_KEY, Role, Signer
 from modelvault.operations.contents import Contents, answer, keep_index, known_to_go_to, selection
 from modelvault.operations.drives import (
@@ -67,7 +67,8 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
     Where the newest bundle of this key and label has the same content and lies there finished, nothing is written.
 
     Raises ``UsageProblem``, ``DigestMismatch`` (a blob of the vault rotted), ``NoSpace``, ``VaultLocked`` or an error of the
-    drive. Whatever happens, what was written stays and the next run goes on from there.
+    drive; ``PartlyDone`` with the result where a drive with volumes on it failed or is not here, and lacks its sums. Whatever happens,
+    what was written stays and the next run goes on from there.
     """
     request = replace(request, to=places(vault, request.to, swap=request.swap is not None))
     with vault.holding():
@@ -100,8 +101,15 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
             swap=request.swap,
         )
         written = write_bundle(index, options, vault.store.blob_path, signer, progress)
-        _record(vault, index, written, signer, contents.site)
-    return replace(_result(vault, request, index, written, signer), new_key=first)
+        _record(vault, index, written, signer, contents.site if written.finished else None)
+    result = replace(_result(vault, request, index, written, signer), new_key=first)
+    if not written.finished:
+        raise PartlyDone(
+            "all volumes are written, but not every drive that holds some got its sums",
+            hint="once the other drives are connected, run the same command again with all of them",
+            result=result,
+        )
+    return result
 
 
 def _contents(vault: Vault, request: BundleRequest) -> Contents:

@@ -135,14 +135,19 @@ def _reported(written: WrittenDrive) -> BundleDrive:
 def unfinished_warnings(written: Written) -> tuple[str, ...]:
     """Warn of drives that hold volumes and were not finished, and of those that failed before they held any."""
     wanted = tuple(
-        f"{one.problem or f'{one.directory.parent} is not here'}: {name_volumes(one.volumes)} on it"
-        " still lack the read-back and the sums; connect it and run the same command again"
+        f"{one.problem or _lacks(one)}: {name_volumes(one.volumes)} on it"
+        " still lack the read-back and the sums; connect it, with room for them, and run the same command again"
         " (if it is lost: `modelvault gc --partial`, then write the bundle anew)"
         for one in written.drives
         if one.volumes and not one.finished
     )
     useless = (f"{one.problem}; it is not needed" for one in written.drives if one.problem and not one.volumes)
     return (*wanted, *useless)
+
+
+def _lacks(one: WrittenDrive) -> str:
+    place = one.directory.parent
+    return f"{place} has no room left" if one.here else f"the drive that was at {place} is not here"
 
 
 def lying_there(index: Index, directories: Sequence[Path]) -> tuple[WrittenDrive, ...]:

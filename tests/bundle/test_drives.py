@@ -6,21 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelvault.artifact import Digest
 from modelvault.bundle.drive import DriveFailed
 from modelvault.bundle.drives import (
     MAX_FAT,
     Drive,
+    Lying,
     Wanted,
     assign,
     check,
+    find,
     kind_at,
     lacking,
     measure,
     parse_mounts,
     probe,
 )
+from modelvault.bundle.journal import Noted
+from modelvault.bundle.written import Written, WrittenDrive
 from modelvault.config import VOLUME_SIZE
 from modelvault.errors import UsageProblem
+from modelvault.operations.drives import unfinished_warnings
 
 MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 8:17 / /media/usb rw,nosuid shared:20 - vfat /dev/sdb1 rw,fmask=0022
@@ -134,3 +140,42 @@ def test_measure_leaves_nothing(tmp_path: Path) -> None:
     assert speed.write > 0
     assert speed.read > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("noted", "here", "expected"),
+    [
+        # Nothing noted: what lies there is gone on with.
+        (Noted(None, closed=False, length=0), [Lying("a", 0), Lying("b", 5)], (1, False)),
+        (Noted(None, closed=False, length=0), [Lying("a", 0)], (None, False)),
+        # Begun on b.
+        (Noted("b", closed=False, length=10), [Lying("a", 10), Lying("b", 3)], (1, False)),
+        (Noted("b", closed=False, length=10), [Lying("a", 0), Lying("b", 0)], (None, False)),
+        (Noted("b", closed=False, length=10), [Lying("a", 0)], (None, False)),
+        # Complete on b, which is here: with all of it, less, more, nothing.
+        (Noted("b", closed=True, length=10), [Lying("a", 10), Lying("b", 10)], (1, False)),
+        (Noted("b", closed=True, length=10), [Lying("a", 4), Lying("b", 3)], (1, False)),
+        (Noted("b", closed=True, length=10), [Lying("a", 0), Lying("b", 11)], (1, False)),
+        (Noted("b", closed=True, length=10), [Lying("a", 0), Lying("b", 0)], (None, False)),
+        (Noted("b", closed=True, length=10), [Lying("a", 10), Lying("b", 3)], (0, False)),
+        # Complete on b, which is not here: nothing, all, or a part of it lies elsewhere.
+        (Noted("b", closed=True, length=10), [Lying("a", 0)], (None, True)),
+        (Noted("b", closed=True, length=10), [Lying(None, 0)], (None, True)),
+        (Noted("b", closed=True, length=10), [Lying("a", 4), Lying(None, 0)], (None, True)),
+        (Noted("b", closed=True, length=10), [Lying("a", 4), Lying(None, 10)], (1, False)),
+        (Noted("b", closed=True, length=10), [Lying(None, 4)], (0, False)),
+    ],
+)
+def test_where_a_volume_is(noted: Noted, here: list[Lying], expected: tuple[int | None, bool]) -> None:
+    """Breaks if a volume counts as safe that may be lost, or one that is safe is written again."""
+    assert find(noted, here) == expected
+
+
+def test_what_is_said_of_drives_without_sums() -> None:
+    """Breaks if a drive that is here and full is said to be away."""
+    here = WrittenDrive(Path("/media/a/x"), (1,), 10, here=True, finished=False, read_back=False)
+    away = WrittenDrive(Path("/media/b/x"), (2, 3), 20, here=False, finished=False, read_back=False)
+    written = Written(Path("/media/a/x"), Digest.of_bytes(b""), 3, 30, 30, 0, False, 1.0, 1.0, (here, away))
+    full, gone = unfinished_warnings(written)
+    assert full.startswith("/media/a has no room left: volume 1 ")
+    assert gone.startswith("the drive that was at /media/b is not here: volumes 2 to 3 ")

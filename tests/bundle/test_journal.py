@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelvault.bundle.journal import Journal
+from modelvault.bundle.journal import Journal, Noted
 from modelvault.bundle.table import Frame
 
 
@@ -33,24 +33,35 @@ def test_where_volumes_are(tmp_path: Path) -> None:
     journal = Journal(path)
     journal.begin(b"index", (a,))
     with journal:
+        journal.meet("one", a)
         for volume in (1, 2, 3):
-            journal.begin_volume(volume, a)
+            journal.begin_volume(volume, "one")
             journal.add_frame(volume, Frame(0, 10, "0" * 64, 10, "1" * 64))
         for volume in (1, 2):
             journal.close_volume(volume)
         journal.reopen(2)
     again = Journal(path)
     again.begin(b"index", (b,))
-    assert again.closed_in(a) == (1,)
-    assert [volume for volume in (1, 2, 3) if again.gone(volume, {b})] == [1]
-    assert not again.any_gone({a})
+    assert again.closed_on("one") == (1,)
+    assert again.noted(1) == Noted("one", closed=True, length=10)
+    assert again.noted(2) == Noted("one", closed=False, length=10)
+    assert again.noted(4) == Noted(None, closed=False, length=0)
     with again:
-        again.finish(a)
+        again.meet("two", a)  # in the same place
+        assert again.closed_on("two") == ()
+        again.finish("one", (1, 2), compared=False)
     last = Journal(path)
     assert last.finished(1)
+    assert not last.compared(1)
     assert not last.finished(2)
-    assert last.any_gone({a}), "the drive may be elsewhere now"
+    assert last.knows("two")
     with last:
+        last.meet("one", b)
+        assert not last.finished(1), "its sums are about to go"
+        assert last.directory("one") == b
+        last.finish("one", (1,), compared=True)
+        assert last.compared(1)
         last.reset(1, 0)
-    assert not Journal(path).any_gone({b})
+    assert Journal(path).closed_on("one") == ()
+    assert not Journal(path).finished(1)
     assert (path / "target").read_bytes().split(b"\0") == [bytes(a), bytes(b)]

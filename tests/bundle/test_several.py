@@ -1,6 +1,7 @@
 """Several drives: they fill up, go away and come back, and nothing of the bundle is lost or counted twice."""
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -8,28 +9,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bundle_world import MIB, Log, World, contents, flip
+from bundle_world import MIB, Log, World, contents, flip, small_world
 from machines import small_disk
 
 from modelvault.artifact import Digest
-from modelvault.bundle.check import verify_bundle
-from modelvault.bundle.drive import DriveFailed
+from modelvault.bundle.check import stored_size, verify_bundle
+from modelvault.bundle.drive import DriveFailed, failed
 from modelvault.bundle.format import encode
 from modelvault.bundle.index import Index, Span
 from modelvault.bundle.journal import find_unfinished
 from modelvault.bundle.plan import PlanOptions, plan_patch
 from modelvault.bundle.readback import DriveLostData
 from modelvault.bundle.reader import OpenBundle, open_bundle
+from modelvault.bundle.target import Target
 from modelvault.bundle.writer import write_bundle
 from modelvault.bundle.written import WriteOptions, Written
-from modelvault.errors import DigestMismatch, NoSpace
-from modelvault.progress import NoTask
+from modelvault.errors import DigestMismatch, ModelvaultError, NoSpace, UsageProblem
+from modelvault.keys import Signer
+from modelvault.progress import NoTask, Progress
 
 SCRIPT = Path(__file__).with_name("run_once.py")
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
 
 @pytest.fixture
@@ -45,12 +48,29 @@ def quiet(world: World, index: Index, tmp_path: Path) -> dict[str, str]:
 
 
 def write(
-    world: World, index: Index, *drives: Path, log: Log | None = None, swap: Callable[[str], None] | None = None
+    world: World,
+    index: Index,
+    *drives: Path,
+    log: Log | None = None,
+    swap: Callable[[str], None] | None = None,
+    read_back: bool = True,
 ) -> Written:
-    """Write onto these drives."""
+    """Write onto these drives; whatever happened before, what is said to be finished is there."""
     directories = tuple(drive / index.directory_name for drive in drives)
-    options = WriteOptions(directories, world.journals, threads=2, swap=swap)
-    return write_bundle(index, options, world.blob_path, world.signer, log or Log())
+    options = WriteOptions(directories, world.journals, read_back, threads=2, swap=swap)
+    written = write_bundle(index, options, world.blob_path, world.signer, log or Log())
+    assert sorted(number for volumes in numbers(written) for number in volumes) == list(range(1, written.volumes + 1))
+    if written.finished:
+        check_nothing_is_lost(world, index)
+    return written
+
+
+def check_nothing_is_lost(world: World, index: Index) -> None:
+    """Every volume of a finished bundle lies somewhere in full length, on a drive with sums."""
+    sums = world.root.rglob(f"{index.directory_name}/SHA256SUMS")
+    places = tuple(path.parent for path in sums if path.parent.parent.name != "quiet")
+    bundle = replace(open_bundle(places[0], world.keys.verify), places=places)
+    assert stored_size(bundle) > 0
 
 
 def numbers(written: Written) -> list[tuple[int, ...]]:
@@ -73,6 +93,7 @@ def check_drives(world: World, index: Index, quiet: dict[str, str], *drives: Pat
         subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=directory, check=True)
         listed = {line.split()[1] for line in (directory / "SHA256SUMS").read_text().splitlines()}
         here = contents(directory)
+        here.pop("drive-id", None)  # of one that was not here at the end
         assert listed == here.keys() - {"SHA256SUMS", "SHA256SUMS.sig"}
         world.keys.verify((directory / "SHA256SUMS.sig").read_bytes(), (directory / "SHA256SUMS").read_bytes())
         for name in listed:
@@ -133,7 +154,7 @@ def leave(disk: Path, free: int) -> Path:
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_one_fills_and_the_other_takes_the_rest(
     world: World, index: Index, quiet: dict[str, str], tmp_path: Path
 ) -> None:
@@ -154,7 +175,7 @@ def test_one_fills_and_the_other_takes_the_rest(
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_together_too_small(world: World, index: Index, tmp_path: Path) -> None:
     """Breaks if drives are filled for hours before it is said that even together they are too small."""
     with two_disks(tmp_path, 24, 24) as (a, b):
@@ -169,7 +190,7 @@ def test_together_too_small(world: World, index: Index, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_full_before_the_first_volume(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
     """Breaks if a drive that is full already stops the others, or is left with half a document on it."""
     with two_disks(tmp_path, 24, 24) as (a, b):
@@ -181,7 +202,7 @@ def test_full_before_the_first_volume(world: World, index: Index, quiet: dict[st
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_something_else_fills_the_drive_meanwhile(
     world: World, index: Index, quiet: dict[str, str], tmp_path: Path
 ) -> None:
@@ -216,7 +237,7 @@ class _GreedyTask(NoTask):
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_a_drive_that_could_take_nothing(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
     """Breaks if papers without sums stay on a drive that was filled meanwhile: they look like a bundle that is not finished."""
     with two_disks(tmp_path, 24, 24) as (a, b):
@@ -228,7 +249,7 @@ def test_a_drive_that_could_take_nothing(world: World, index: Index, quiet: dict
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_unplugged(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
     """Breaks if a drive that goes away takes the bundle with it, its room below the mount point is filled, or it cannot come back."""
     with small_disk(tmp_path / "image-b", tmp_path / "b", 24 * MIB) as b:
@@ -271,7 +292,7 @@ def test_unplugged(world: World, index: Index, quiet: dict[str, str], tmp_path: 
 
 
 @pytest.mark.root
-@NEEDS_ROOT
+@pytest.mark.usefixtures("as_root")
 def test_the_device_dies(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
     """Breaks if errors of a dying drive are not told as such: they may come late, with the sync."""
     with two_disks(tmp_path, 24, 24) as (a, b):
@@ -306,12 +327,12 @@ def test_the_last_drive_goes_away(world: World, index: Index, tmp_path: Path) ->
     assert not written.finished
 
 
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("given", ["both", "the second", "elsewhere"])
 def test_killed(world: World, index: Index, quiet: dict[str, str], tmp_path: Path, given: str) -> None:
     """Breaks if SIGKILL at any moment costs more than the volume under way, or what is complete is taken for lost."""
     disks = contextlib.ExitStack()
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     with disks:
@@ -320,8 +341,8 @@ def test_killed(world: World, index: Index, quiet: dict[str, str], tmp_path: Pat
         raw = tmp_path / "bundle.json"
         raw.write_bytes(encode(index))
         target = os.pathsep.join(map(str, (a, b)))
-        for kill_after in (chance.randrange(1, 5), chance.randrange(2, 12)):
-            run_killed(raw, world, target, kill_after)
+        killed = [run_killed(raw, world, target, count) for count in (chance.randrange(1, 5), chance.randrange(2, 12))]
+        assert any(killed), seed
         if given == "both":
             assert write(world, index, a, b).finished, seed
             check_drives(world, index, quiet, a, b)
@@ -342,15 +363,17 @@ def test_killed(world: World, index: Index, quiet: dict[str, str], tmp_path: Pat
         check_drives(world, index, quiet, a, b)
 
 
-def run_killed(raw: Path, world: World, target: str, kill_after: int) -> None:
-    """Write in a process of its own, and kill it after so many frames; it may have finished by then."""
+def run_killed(raw: Path, world: World, target: str, kill_after: int) -> bool:
+    """Write in a process of its own, and kill it after so many frames; ``False`` if it had finished by then."""
     command = [sys.executable, str(SCRIPT), "write", str(raw), str(world.root / "vault"), target]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for count, _ in enumerate(process.stdout, 1):
             if count == kill_after:
                 os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(60) in {-signal.SIGKILL, 0}
+        code = process.wait(60)
+    assert code in {-signal.SIGKILL, 0}
+    return code != 0
 
 
 def test_a_drive_that_lost_data_holds_nothing(
@@ -388,10 +411,10 @@ def test_the_vault_changed_while_a_drive_is_gone(world: World, index: Index, tmp
     assert any("has changed in the vault" in line for line in log.lines)
 
 
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
 def test_swap(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
     """Breaks if the drives that follow one another in one place are not a whole bundle, or a wrong one is taken."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
     place = tmp_path / "place"
     with contextlib.ExitStack() as stack:
         disks = stack.enter_context(two_disks(tmp_path, 24, 24, 24, 24))
@@ -421,10 +444,10 @@ def test_swap(world: World, index: Index, quiet: dict[str, str], tmp_path: Path)
         assert find_unfinished(world.journals) == ()
 
 
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
 def test_swap_goes_on_after_a_kill(world: World, index: Index, tmp_path: Path) -> None:
     """Breaks if the drive that was taken out before is asked for again, or its volumes are written twice."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
     with two_disks(tmp_path, 24, 24) as (a, b):
         leave(a, 6 * MIB)
         place = tmp_path / "place"
@@ -455,17 +478,13 @@ def test_gone_for_good(world: World, index: Index, quiet: dict[str, str], tmp_pa
     with pytest.raises(Stop):
         write(world, index, a, log=Hook(9, stop))
     shutil.rmtree(a)
-    log = Log()
-    assert write(world, index, a, log=log).resumed == 0
-    assert any("from the start" in line for line in log.lines)
-    check_drives(world, index, quiet, a)
-    with pytest.raises(Stop):
-        write(world, index, b, log=Hook(9, stop))
-    shutil.rmtree(b)
+    written = write(world, index, b)
+    assert not written.finished
+    assert [(drive.here, drive.volumes[0]) for drive in written.drives] == [(True, 3), (False, 1)]
     (unfinished,) = find_unfinished(world.journals)
     shutil.rmtree(unfinished.journal)  # as `gc --partial` does
-    assert write(world, index, tmp_path / "c").resumed == 0
-    check_drives(world, index, quiet, tmp_path / "c")
+    assert write(world, index, a).resumed == 0
+    check_drives(world, index, quiet, a)
 
 
 def test_a_volume_taken_from_the_drive(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
@@ -497,3 +516,188 @@ def test_a_patch_of_a_blob_that_rotted(world: World, index: Index, tmp_path: Pat
     write(world, patch, tmp_path / "a")
     whole, resumed = (contents(tmp_path / name / patch.directory_name) for name in ("whole", "a"))
     assert whole == resumed
+
+
+# ── which drive is it? ──
+
+
+def begun(world: World, index: Index, drive: Path, frames: int = 9) -> list[Path]:
+    """Break a run onto a drive off; give the volumes that are complete on it."""
+    with pytest.raises(Stop):
+        write(world, index, drive, log=Hook(frames, stop))
+    tables = sorted((drive / index.directory_name).glob("volume-*.json"))
+    assert len(tables) > 1
+    return [table.with_suffix(".tar.zst") for table in tables]
+
+
+def test_an_empty_drive_where_a_dead_one_was(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if a bundle ends finished whose first volumes lie nowhere: its drive died, and a new stick was mounted in its place."""
+    a, b, away = tmp_path / "a", tmp_path / "b", tmp_path / "away"
+    a.mkdir()
+    b.mkdir()
+    first = write(world, index, a, b, log=Hook(9, lambda: a.rename(away)))
+    (dead,) = [drive for drive in first.drives if drive.problem]
+    assert dead.volumes
+    a.mkdir()
+    second = write(world, index, a, b)
+    assert not second.finished
+    (gone,) = [drive for drive in second.drives if not drive.here]
+    assert (gone.volumes, gone.finished, gone.read_back) == (dead.volumes, False, False)
+    # The drive was not dead after all; it is mounted somewhere else now.
+    assert write(world, index, b, away, a).finished
+    check_drives(world, index, quiet, *(path for path in (a, b, away) if list(path.iterdir())))
+    assert not list(tmp_path.rglob("drive-id"))
+
+
+@pytest.mark.parametrize("longer", [-1, 1])
+def test_a_damaged_volume_elsewhere(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path, longer: int
+) -> None:
+    """Breaks if a volume that was cut off on a drive which is here counts as safe on one that is not, and can never be mended."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    volume = begun(world, index, a)[0]
+    os.truncate(volume, volume.stat().st_size + longer)
+    a.rename(b)
+    assert numbers(write(world, index, b)) == [tuple(range(1, len(index.volumes) + 1))]
+    check_drives(world, index, quiet, b)
+
+
+def test_a_drive_that_lost_its_id(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if what lies on a drive is given up because of a small file, or a part of a volume on it counts as a whole one elsewhere."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    volumes = begun(world, index, a)
+    os.truncate(volumes[1], 1000)
+    (a / index.directory_name / "drive-id").unlink()
+    a.rename(b)
+    written = write(world, index, b)
+    assert written.resumed > 0
+    assert written.finished
+    check_drives(world, index, quiet, b)
+
+
+def test_a_copy_of_a_drive(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if two drives with one id are taken for one."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    begun(world, index, a)
+    shutil.copytree(a, b)
+    assert write(world, index, a, b).finished
+    check_drives(world, index, quiet, a, b)
+
+
+def change(
+    monkeypatch: pytest.MonkeyPatch, place: Path, drives: list[tuple[Path, Path]]
+) -> tuple[list[str], Callable[[str], None]]:
+    """Let the drive at a place be full after one volume, and be changed by renaming; give what the user is told, and who asks."""
+    said: list[str] = []
+    real = Target.has_room
+    monkeypatch.setattr(
+        Target, "has_room", lambda self, needed: (len(said) > 0 or not self.volumes) and real(self, needed)
+    )
+
+    def ask(message: str) -> None:
+        said.append(message)
+        out, into = drives.pop(0)
+        place.rename(out)
+        into.rename(place)
+
+    return said, ask
+
+
+def test_swap_for_a_drive_with_volumes(
+    world: World, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if the next drive's complete volumes are removed, though the journal counts them as safe, because it was elsewhere before."""
+    x, slot, empty = tmp_path / "x", tmp_path / "slot", tmp_path / "empty"
+    volumes = begun(world, index, x)
+    volumes[1].unlink()  # one that counts as safe, and is not there: still its drive, and not an empty one
+    slot.mkdir()
+    empty.mkdir()
+    said, ask = change(monkeypatch, slot, [(tmp_path / "first", x), (x, empty)])
+    written = write(world, index, slot, swap=ask)
+    assert len(said) == 2
+    assert "already" in said[1]
+    assert volumes[0].exists()
+    assert not written.finished
+    assert write(world, index, x, slot).finished
+
+
+def test_swap_for_a_drive_with_half_a_volume(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if a good drive is refused because a volume was begun on it that is complete elsewhere by now."""
+    half, slot = tmp_path / "half", tmp_path / "slot"
+    with pytest.raises(Stop):
+        write(world, index, half, log=Hook(1, stop))
+    slot.mkdir()
+    said, ask = change(monkeypatch, slot, [(tmp_path / "first", half)])
+    written = write(world, index, slot, swap=ask)
+    assert len(said) == 1
+    assert written.finished
+    check_drives(world, index, quiet, slot, tmp_path / "first")
+
+
+def test_somebody_elses_bundle(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if going on with a bundle overwrites another one of the same name on a drive that is named for the first time."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    other = small_world(tmp_path / "other")
+    other.add("another", {"x.gguf": b"x" * MIB})
+    foreign = other.write(other.plan(volume_size=2 * MIB), drive=b).directory
+    assert foreign.name == index.directory_name
+    before = contents(foreign)
+    begun(world, index, a)
+    with pytest.raises(UsageProblem, match="something else"):
+        write(world, index, a, b)
+    assert contents(foreign) == before
+
+
+def test_read_back_in_another_run(world: World, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a drive counts as read back because the run that finished another one read that back."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    real, finish = Target.has_room, Target.finish
+    monkeypatch.setattr(
+        Target,
+        "has_room",
+        lambda self, needed: (self.directory.parent != a or not self.volumes) and real(self, needed),
+    )
+
+    def fail(self: Target, signer: Signer, progress: Progress, *, compare: bool) -> None:
+        if self.directory.parent == b:
+            raise failed(self.directory, "it is gone")
+        finish(self, signer, progress, compare=compare)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "finish", fail)
+        assert not write(world, index, a, b, read_back=False).finished
+    written = write(world, index, b)
+    assert written.finished
+    assert not written.read_back
+    assert [drive.read_back for drive in written.drives] == [True, False]
+
+
+def test_sums_on_one_drive_only(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if a bundle counts as finished though one of its drives with volumes has no sums."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    directory = write(world, index, a).directory
+    shutil.copytree(a, b)
+    assert together(world, index, a, b).finished
+    (b / directory.name / "SHA256SUMS").unlink()
+    assert not together(world, index, a, b).finished
+    for volume in (b / directory.name).glob("volume-*"):
+        volume.unlink()
+    assert together(world, index, a, b).finished
+
+
+def test_the_vaults_disk_fails(world: World, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a drive is given up because the journal in the vault cannot be written."""
+
+    def broken(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    log = Hook(3, lambda: monkeypatch.setattr("modelvault.bundle.journal.os.write", broken))
+    with pytest.raises(ModelvaultError, match="journal in the vault") as caught:
+        write(world, index, tmp_path / "a", tmp_path / "b", log=log)
+    assert not isinstance(caught.value, DriveFailed)
+    assert str(world.journals) in caught.value.data["path"]
+    assert log.lines == []

@@ -277,7 +277,7 @@ def test_resume_elsewhere(world: World, tmp_path: Path) -> None:
     assert written.resumed == 0
     assert verify_bundle(world.open(written), Log()).sound
     (line,) = log.lines
-    assert "from the start" in line
+    assert "is written again" in line
 
 
 def test_torn_journal(world: World) -> None:
