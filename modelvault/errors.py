@@ -36,7 +36,7 @@ class UsageProblem(ModelvaultError):
 
 
 class PartlyDone(ModelvaultError):
-    """Some of the models went through, others did not; ``result`` holds what was done."""
+    """Some of it went through, some did not, or not yet; ``result`` holds what was done."""
 
     exit_code = 3
     slug = "partly-done"

@@ -106,7 +106,8 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
     if not written.finished:
         raise PartlyDone(
             "all volumes are written, but not every drive that holds some got its sums",
-            hint="once the other drives are connected, run the same command again with all of them",
+            hint="connect the other drives, with room for the sums, and run the same command again with all of them;"
+            " if one is lost or was emptied: `modelvault gc --partial`, then bundle again",
             result=result,
         )
     return result

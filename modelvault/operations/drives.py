@@ -135,9 +135,7 @@ def _reported(written: WrittenDrive) -> BundleDrive:
 def unfinished_warnings(written: Written) -> tuple[str, ...]:
     """Warn of drives that hold volumes and were not finished, and of those that failed before they held any."""
     wanted = tuple(
-        f"{one.problem or _lacks(one)}: {name_volumes(one.volumes)} on it"
-        " still lack the read-back and the sums; connect it, with room for them, and run the same command again"
-        " (if it is lost: `modelvault gc --partial`, then write the bundle anew)"
+        f"{one.problem or _lacks(one)}: it has {name_volumes(one.volumes)}, without sums and not read back"
         for one in written.drives
         if one.volumes and not one.finished
     )

@@ -177,5 +177,5 @@ def test_what_is_said_of_drives_without_sums() -> None:
     away = WrittenDrive(Path("/media/b/x"), (2, 3), 20, here=False, finished=False, read_back=False)
     written = Written(Path("/media/a/x"), Digest.of_bytes(b""), 3, 30, 30, 0, False, 1.0, 1.0, (here, away))
     full, gone = unfinished_warnings(written)
-    assert full.startswith("/media/a has no room left: volume 1 ")
-    assert gone.startswith("the drive that was at /media/b is not here: volumes 2 to 3 ")
+    assert full.startswith("/media/a has no room left: it has volume 1, ")
+    assert gone.startswith("the drive that was at /media/b is not here: it has volumes 2 to 3, ")

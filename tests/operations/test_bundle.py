@@ -1,0 +1,69 @@
+"""A bundle as the vault remembers it."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from modelvault.artifact import FileSpec, Model, ModelName, Origin, Traits
+from modelvault.bundle.drive import failed
+from modelvault.bundle.index import MIN_VOLUME
+from modelvault.bundle.target import Target
+from modelvault.config import Config
+from modelvault.errors import PartlyDone
+from modelvault.keys import Signer
+from modelvault.operations.bundle import BundleRequest, bundle
+from modelvault.progress import NoTask, Progress
+from modelvault.results import BundleResult
+from modelvault.vault import Vault
+
+
+class Quiet:
+    """Progress that nobody sees."""
+
+    def log(self, message: str) -> None:
+        """Say nothing."""
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+        return NoTask()
+
+
+def test_a_drive_without_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a bundle counts as done, and as sent to its site, though a drive that holds a part of it failed; or it never does."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    has_room, finish = Target.has_room, Target.finish
+
+    def one_volume(self: Target, needed: int) -> bool:
+        return (self.directory.parent != a or not self.volumes) and has_room(self, needed)
+
+    def fail(self: Target, signer: Signer, progress: Progress, *, compare: bool) -> None:
+        if self.directory.parent == a:
+            raise failed(self.directory, "it is gone")
+        finish(self, signer, progress, compare=compare)
+
+    monkeypatch.setattr(Target, "has_room", one_volume)
+    with Vault.open(tmp_path / "vault", config=Config()) as vault:
+        data = random.Random(1).randbytes(2 * MIN_VOLUME)
+        spec = FileSpec("a.gguf", len(data), vault.store.put_bytes(data))
+        with vault.publishing():
+            vault.publish(Model(ModelName("one"), Origin("folder"), (spec,), Traits("gguf")), {})
+        request = BundleRequest((), (a, b), volume_size=MIN_VOLUME, site="lab", assume_sent=True)
+
+        def sites() -> list[object]:
+            return [event.data.get("site") for event in vault.events.read() if event.kind == "bundle-written"]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Target, "finish", fail)
+            with pytest.raises(PartlyDone) as caught:
+                bundle(vault, request, Quiet())
+        assert sites() == [None]
+        result = caught.value.result
+        assert isinstance(result, BundleResult)
+        assert any("without sums" in warning for warning in result.warnings)
+        again = bundle(vault, request, Quiet())
+        assert isinstance(again, BundleResult)
+        assert (again.sequence, again.read_back) == (result.sequence, True)
+        assert again.resumed > 0
+        assert sites() == [None, "lab"]
