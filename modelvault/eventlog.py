@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.errors import ModelvaultError, UsageProblem
-from modelvault.fsio import FileLock, fsync_directory, no_space_at, read_exactly, write_all
+from modelvault.filesystem import no_space_at
+from modelvault.fsio import fsync_directory, read_exactly, write_all
+from modelvault.locks import FileLock
 
 FIRST_PREVIOUS = "0" * 64
 """What the first line names as the digest of the line before it."""

@@ -1,4 +1,4 @@
-"""Files, done carefully: atomic writes, fsync, locks, bounded reads, links. Standard library only.
+"""Files, done carefully: atomic writes, fsync, bounded reads, links. Standard library only.
 
 The pattern for publishing is everywhere the same: a temporary file in the same directory, its bytes synced, renamed into
 place, the directory synced. After a crash there is the old file or the new one, never half of one.
@@ -12,21 +12,17 @@ import hashlib
 import os
 import resource
 import secrets
-import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 from modelvault.artifact import Digest
-from modelvault.errors import ModelvaultError, NoSpace, VaultLocked
+from modelvault.errors import ModelvaultError
+from modelvault.filesystem import no_space_at
 
 BLOCK = 1 << 20
 """How much is read, hashed or written at once, in bytes."""
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotRegular(ModelvaultError):
@@ -101,72 +97,6 @@ def publish(temporary: Path, final: Path, *, mode: int) -> None:
             os.close(descriptor)
         temporary.rename(final)
     fsync_directory(final.parent)
-
-
-@contextlib.contextmanager
-def no_space_at(path: Path, *, needed: int | None = None) -> Iterator[None]:
-    """Turn "disk full" inside the block into ``NoSpace`` for the file system of ``path``; ``needed`` is in bytes, if known."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise NoSpace(
-                f"a file is larger than the file system of {path} allows",
-                hint="use a file system without that limit (FAT32 ends at 4 GiB), or raise the process's limit (ulimit -f)",
-                path=str(path),
-            ) from error
-        if error.errno not in _NO_SPACE:
-            raise
-        raise no_space(path, needed=needed) from error
-
-
-def no_space(path: Path, *, needed: int | None = None) -> NoSpace:
-    """Build the error for a full file system, with how much is missing if that is known."""
-    free = free_space(path)
-    missing = None if needed is None else max(needed - free, 0)
-    detail = "" if missing is None else f": {missing:,} bytes are missing ({needed:,} needed, {free:,} free)"
-    return NoSpace(
-        f"no space left on the file system of {path}{detail}",
-        hint="free some space and run the same command again",
-        path=str(path),
-        needed=needed,
-        free=free,
-        missing=missing,
-    )
-
-
-def free_space(path: Path) -> int:
-    """Tell the bytes that this user may still write on the file system of ``path`` (its nearest existing parent)."""
-    return shutil.disk_usage(existing_parent(path)).free
-
-
-def existing_parent(path: Path) -> Path:
-    """Give ``path`` itself or the nearest directory above it that exists."""
-    candidate = path.absolute()
-    while not candidate.exists() and candidate != candidate.parent:
-        candidate = candidate.parent
-    return candidate
-
-
-def require_space(path: Path, needed: int) -> None:
-    """Raise ``NoSpace`` unless ``needed`` bytes fit on the file system of ``path``."""
-    if free_space(path) < needed:
-        raise no_space(path, needed=needed)
-
-
-def preallocate(descriptor: int, size: int) -> None:
-    """Give a file its final length and, where the file system can, its blocks, so that a full disk is met early."""
-    if size == 0:
-        return
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                raise
-        else:
-            return
-    os.ftruncate(descriptor, size)
 
 
 def sync_data(descriptor: int) -> None:
@@ -259,9 +189,6 @@ def forget_cached(descriptor: int, offset: int = 0, length: int = 0) -> None:
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
 
-_WORTH_A_WORD = 1.0  # seconds: a wait that a user would wonder about
-
-
 _OTHER_FILES = 256
 """Open files of a process besides those that ``allow_open_files`` is told of: connections, the registry, what libraries hold."""
 
@@ -274,95 +201,6 @@ def allow_open_files(count: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class FileLock:
-    """An advisory lock on a file, for a ``with`` block; it goes when the process dies, however it dies."""
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        shared: bool = False,
-        wait: float = 0.0,
-        what: str | None = None,
-        on_wait: Callable[[str], object] | None = None,
-    ) -> None:
-        """Prepare the lock; ``wait`` is how many seconds to try before ``VaultLocked`` is raised.
-
-        ``on_wait`` is told once, after a second, what is waited for.
-        """
-        self._path = path
-        self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._wait = wait
-        self._what = what or str(path)
-        self._on_wait = on_wait
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        """Take the lock; raises ``VaultLocked`` when another process keeps it."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        begun = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(self._descriptor, self._operation | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                    self._close()
-                    raise
-            else:
-                if self._still_there():
-                    return self
-                # The file was removed while we waited for it: whoever comes next would lock another one.
-                self._close()
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                continue
-            waited = time.monotonic() - begun
-            if self._on_wait is not None and waited >= _WORTH_A_WORD:
-                self._on_wait(f"waiting for another modelvault that uses {self._what}")
-                self._on_wait = None
-            if waited >= self._wait:
-                self._close()
-                raise VaultLocked(
-                    f"{self._what} is in use by another modelvault process",
-                    hint="wait for it to end, or end it, and run the same command again",
-                    path=str(self._path),
-                )
-            time.sleep(0.05)
-
-    def _still_there(self) -> bool:
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(there, os.fstat(self._descriptor))
-
-    def _close(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
-
-    def __exit__(self, *_: object) -> None:
-        """Let go."""
-        self._close()
-
-
-@contextlib.contextmanager
-def locked_directory(
-    path: Path, *, wait: float, what: str, on_wait: Callable[[str], object] | None = None
-) -> Iterator[None]:
-    """Make a directory and hold the lock in it, though another process may remove both when it is done with them.
-
-    Raises ``VaultLocked`` after ``wait`` seconds; ``on_wait`` is told before that what is waited for.
-    """
-    with contextlib.ExitStack() as stack:
-        while True:
-            path.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(path / "lock", wait=wait, what=what, on_wait=on_wait))
-            except FileNotFoundError:
-                continue  # it was removed between two of our steps
-            break
-        yield
 
 
 _FICLONE = 0x40049409  # Linux: ioctl(destination, FICLONE, source); btrfs, XFS, bcachefs, overlay on them
@@ -421,26 +259,3 @@ def copy_bytes(source: Path, destination: Path, *, on_bytes: Callable[[bytes], o
             raise
         finally:
             os.close(descriptor)
-
-
-# statfs(2) f_type of file systems on which SQLite's shared-memory WAL is unsafe: NFS, SMB, CIFS, SMB2, 9P, Ceph, FUSE.
-_NETWORK = {0x6969, 0x517B, 0xFF534D42, 0xFE534D42, 0x01021997, 0x00C36400, 0x65735546}
-
-
-def file_system_type(path: Path) -> int | None:
-    """Give the ``f_type`` of statfs(2) for ``path`` or its nearest existing parent; ``None`` where the system cannot say."""
-    if os.uname().sysname != "Linux":
-        return None
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        buffer = ctypes.create_string_buffer(256)
-        if libc.statfs(os.fsencode(existing_parent(path)), buffer) != 0:
-            return None
-    except (OSError, AttributeError):
-        return None
-    return int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
-
-
-def on_network_file_system(path: Path) -> bool:
-    """Tell whether ``path`` lies on NFS, SMB, 9P, Ceph or FUSE. ``False`` where the system cannot say."""
-    return file_system_type(path) in _NETWORK

@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.artifact import Digest, FileReport, Model, ModelName, Recipe, StoredModel
 from modelvault.config import Config, load_config, sudo_hint
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.eventlog import Event, EventLog
+from modelvault.locks import FileLock
 from modelvault.modelpack import decode_recipe, encode_recipe
 from modelvault.store import Store
 
@@ -99,7 +100,7 @@ class Vault:
 
     def create(self) -> None:
         """Make what is not there yet of the vault. Raises ``UsageProblem`` where something else lies."""
-        with fsio.no_space_at(self.root):
+        with filesystem.no_space_at(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.store.whole:
                 self._require_room()
@@ -187,7 +188,7 @@ class Vault:
         Raises ``VaultLocked`` (exit 11) when another process keeps the lock for longer than ``lock_wait``, ``NoSpace`` where there is
         hardly room left for the vault's books.
         """
-        fsio.require_space(self.root, RESERVE)
+        filesystem.require_space(self.root, RESERVE)
         with self.holding(), self._lock("index.lock", shared=False):
             yield
 
@@ -203,10 +204,10 @@ class Vault:
         with self._lock("lock", shared=True):
             yield
 
-    def _lock(self, name: str, *, shared: bool) -> fsio.FileLock:
+    def _lock(self, name: str, *, shared: bool) -> FileLock:
         wait = self.config.lock_wait
         what = f"the vault in {self.root}"
-        return fsio.FileLock(self.root / name, shared=shared, wait=wait, what=what, on_wait=self._log)
+        return FileLock(self.root / name, shared=shared, wait=wait, what=what, on_wait=self._log)
 
     def set_aside(self, digest: Digest, seen: os.stat_result) -> Path | None:
         """Move a damaged blob aside, unless it is no longer the file that was ``seen``. Raises ``VaultLocked``, ``OSError``."""

@@ -1,4 +1,4 @@
-"""What the ``result`` of every command holds, read from the dataclasses of ``modelvault/results.py``: as a page, and as a shape for tests."""
+"""What the ``result`` of every command holds, read from the dataclasses in ``modelvault/results/``: as a page, and as a shape for tests."""
 
 import types
 import typing
@@ -8,37 +8,37 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from modelvault import results
 from modelvault.artifact import Digest, ModelName
+from modelvault.results import bundles, installs, models, papers
 
 RESULTS: Mapping[str, type] = {
-    "add": results.AddResult,
-    "bundle": results.BundleResult,
-    "bundle --dry-run": results.BundlePlan,
-    "catalog": results.CatalogResult,
-    "gc": results.GcResult,
-    "import": results.ImportsResult,
-    "inspect": results.InspectResult,
-    "install": results.InstallResult,
-    "installs": results.InstallsResult,
-    "keys list": results.KeysResult,
-    "keys new": results.KeysResult,
-    "keys revoke": results.KeysResult,
-    "keys show": results.KeysResult,
-    "keys trust": results.KeysResult,
-    "list": results.ListResult,
-    "pull": results.PullResult,
-    "pull --dry-run": results.PullPlan,
-    "receipt add": results.ReceiptResult,
-    "receipt list": results.ReceiptsResult,
-    "receipt show": results.ReceiptResult,
-    "receipt write": results.ReceiptWritten,
-    "registry rebuild": results.RebuildResult,
-    "rm": results.RemoveResult,
+    "add": models.AddResult,
+    "bundle": bundles.BundleResult,
+    "bundle --dry-run": bundles.BundlePlan,
+    "catalog": models.CatalogResult,
+    "gc": models.GcResult,
+    "import": installs.ImportsResult,
+    "inspect": bundles.InspectResult,
+    "install": installs.InstallResult,
+    "installs": installs.InstallsResult,
+    "keys list": papers.KeysResult,
+    "keys new": papers.KeysResult,
+    "keys revoke": papers.KeysResult,
+    "keys show": papers.KeysResult,
+    "keys trust": papers.KeysResult,
+    "list": models.ListResult,
+    "pull": models.PullResult,
+    "pull --dry-run": models.PullPlan,
+    "receipt add": papers.ReceiptResult,
+    "receipt list": papers.ReceiptsResult,
+    "receipt show": papers.ReceiptResult,
+    "receipt write": papers.ReceiptWritten,
+    "registry rebuild": models.RebuildResult,
+    "rm": models.RemoveResult,
     "serve": types.NoneType,
-    "show": results.ShowResult,
-    "uninstall": results.UninstallResult,
-    "verify": results.VerifyResult,
+    "show": models.ShowResult,
+    "uninstall": installs.UninstallResult,
+    "verify": bundles.VerifyResult,
 }
 """By command, and by ``--dry-run`` where that gives another result."""
 

@@ -28,7 +28,7 @@ from modelvault.eventlog import (
     decode_event,
     encode_event,
 )
-from modelvault.fsio import FileLock
+from modelvault.locks import FileLock
 
 _APPENDER = """
 import sys

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from registry_values import mirrored
 
-from modelvault import fsio
 from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Recipe, Traits
 from modelvault.config import Config
 from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, UsageProblem, VaultDamaged, VaultLocked
 from modelvault.eventlog import Event, EventLog
 from modelvault.fsio import hash_file
+from modelvault.locks import FileLock
 from modelvault.modelpack import OCI_LAYOUT
 from modelvault.operations.list_ import list_models
 from modelvault.operations.publishing import is_published
@@ -21,7 +21,7 @@ from modelvault.operations.registry import rebuild
 from modelvault.operations.rm import remove
 from modelvault.progress import NoProgress
 from modelvault.registry import Registry
-from modelvault.results import RebuildResult
+from modelvault.results.models import RebuildResult
 from modelvault.store import Store
 from modelvault.vault import Vault
 
@@ -378,7 +378,7 @@ def test_names_are_found_as_people_type_them(tmp_path: Path) -> None:
 def test_a_lock_file_may_be_removed(tmp_path: Path) -> None:
     """Breaks if somebody who tidies up lets two processes hold one lock."""
     path = tmp_path / "lock"
-    with fsio.FileLock(path):
+    with FileLock(path):
         path.unlink()
-    with fsio.FileLock(path), pytest.raises(VaultLocked), fsio.FileLock(path):
+    with FileLock(path), pytest.raises(VaultLocked), FileLock(path):
         pass

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.errors import ModelvaultError, UsageProblem
 
 Pieces = Generator[memoryview]
@@ -48,7 +48,7 @@ def put(directory: Path, name: str, data: bytes) -> bool:
         if fsio.read_regular(path, limit=len(data)) == data:
             return False
     temporary = fsio.temporary_beside(path)
-    with fsio.no_space_at(directory, needed=len(data)):
+    with filesystem.no_space_at(directory, needed=len(data)):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
@@ -151,7 +151,7 @@ def faults(directory: Path, *, needed: Callable[[], int]) -> Iterator[None]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise fsio.no_space(directory, needed=needed()) from error
+            raise filesystem.no_space(directory, needed=needed()) from error
         if error.errno == errno.EFBIG:
             raise UsageProblem(
                 f"the file system of {directory} does not take a file this large",

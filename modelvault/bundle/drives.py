@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.bundle import drive
 from modelvault.bundle.index import Index, Member, name_volumes, volume_name
 from modelvault.bundle.journal import Journal, Noted
@@ -184,7 +184,7 @@ def lacking(wanted: Sequence[Wanted], found: Sequence[Drive]) -> NoSpace | None:
         return None
     needed = sum(volume.size for volume in wanted)
     if len(found) == 1:
-        error = fsio.no_space(found[0].path, needed=needed)
+        error = filesystem.no_space(found[0].path, needed=needed)
         error.hint = f"{error.hint}; or name more drives (--to A --to B), or change them in one place (--swap)"
         return error
     free = sum({drive.device: drive.free for drive in found}.values())
@@ -213,7 +213,7 @@ def probe(path: Path) -> Drive:
     return Drive(
         path=path,
         device=path.stat().st_dev,
-        free=fsio.free_space(path),
+        free=filesystem.free_space(path),
         kind=kind_at(path.resolve(), parse_mounts(mounts)),
         read_only=bool(system.f_flag & os.ST_RDONLY),
     )
@@ -249,7 +249,7 @@ def survey(index: Index, journal: Journal, directories: Sequence[Path]) -> tuple
 
 def measure(directory: Path) -> Speed | None:
     """Write at most 64 MiB to see how fast a drive is, and read them back; nothing stays. ``None`` if there is no room for that."""
-    size = min(_MEASURED, fsio.free_space(directory) // 2) // _PIECE * _PIECE
+    size = min(_MEASURED, filesystem.free_space(directory) // 2) // _PIECE * _PIECE
     if not size:
         return None
     piece = os.urandom(_PIECE)

@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import Digest
 from modelvault.bundle import format as wire
 from modelvault.bundle.index import MAX_INDEX, BundleRefused, BundleTooNew, Index
@@ -243,14 +243,14 @@ class Journal:
         line = json.dumps(event, separators=(",", ":")).encode() + b"\n"
         with self._faults():
             if os.write(self._descriptor, line) != len(line):
-                raise fsio.no_space(self._path, needed=len(line))
+                raise filesystem.no_space(self._path, needed=len(line))
         self._apply(line)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
         """Give what is wrong with the vault's disk its name: it happens amid writing to a drive, which has no part in it."""
         try:
-            with fsio.no_space_at(self._path):
+            with filesystem.no_space_at(self._path):
                 yield
         except OSError as error:
             raise ModelvaultError(

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import Digest
 from modelvault.bundle.content import Frontier, Verdict
 from modelvault.bundle.index import Index, Member
@@ -142,13 +142,13 @@ class _Receiver:
         claims = [claim for claim in self._staging.arrivals() if self._possible(claim)]
         volumes = list(self._readable())
         with (
-            fsio.no_space_at(self._staging.directory),
+            filesystem.no_space_at(self._staging.directory),
             ThreadPoolExecutor(threads) as pool,
             progress.task("receiving", sum(self._sizes.values()), overall=True) as task,
         ):
             reachable = self._reachable(volumes) | {claim.blob for claim in claims}
             unallocated = sum(self._staging.unallocated(blob, self._sizes[blob]) for blob in reachable)
-            fsio.require_space(self._staging.directory, unallocated)
+            filesystem.require_space(self._staging.directory, unallocated)
             fresh = {blob for blob in sorted(reachable) if self._staging.create(blob, self._sizes[blob])}
             with BackgroundSync() as sync:
                 kept = self._resume(pool, threads + 1, [claim for claim in claims if claim.blob not in fresh], task)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import Digest
 from modelvault.bundle.drive import put
 from modelvault.bundle.index import INDEX_FILE
@@ -120,7 +120,7 @@ class Staging:
             if size and os.fstat(descriptor).st_size == size:
                 return False
             os.ftruncate(descriptor, 0)
-            fsio.preallocate(descriptor, size)
+            filesystem.preallocate(descriptor, size)
         finally:
             os.close(descriptor)
         return True

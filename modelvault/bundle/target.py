@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.bundle import drive
 from modelvault.bundle.index import INDEX_FILE, SUMS_FILE, Signer, table_name, volume_name
 from modelvault.bundle.readback import DriveLostData, read_back
@@ -51,7 +51,7 @@ class Target:
         """Put the documents there. What says that the drive is finished goes first. Raises an error of the drive."""
         with drive.faults(self.directory, needed=lambda: self.documents_size):
             if not drive.exists(self.directory):
-                fsio.require_space(self.directory, self.documents_size)  # a full drive stays as it is
+                filesystem.require_space(self.directory, self.documents_size)  # a full drive stays as it is
                 self._make()
             fsio.fsync_directory(self.directory.parent)
             for name in (SUMS_FILE, SIGNATURE_FILE):
@@ -89,7 +89,7 @@ class Target:
             return False
         with drive.faults(self.directory, needed=lambda: needed):
             self.directory.stat()
-            return fsio.free_space(self.directory) >= needed
+            return filesystem.free_space(self.directory) >= needed
 
     def finish(self, signer: Signer, progress: Progress, *, compare: bool) -> None:
         """Write the signed sums, with ``compare`` after reading everything back. Raises ``DriveLostData`` or an error of the drive."""
@@ -111,6 +111,7 @@ class Target:
         """Remove the id once nobody asks for it any more. Where that fails, it stays and means nothing."""
         with contextlib.suppress(OSError):
             drive.remove(self.directory / drive.ID_FILE)
+            fsio.fsync_directory(self.directory)  # else it is back once the drive was pulled out right after we ended
 
     def clear(self) -> None:
         """Leave nothing on a drive that was too full for any volume. Raises an error of the drive."""

@@ -8,7 +8,7 @@ and compared before anything is added, so that nothing that somebody else put th
 from collections.abc import Callable
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.artifact import Digest
 from modelvault.bundle.content import BadBlob, BlobReader
 from modelvault.bundle.drives import check, known_ids, lacking, probe, survey, worst_case
@@ -19,6 +19,7 @@ from modelvault.bundle.target import check_place
 from modelvault.bundle.writing import Order, Run
 from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import DigestMismatch
+from modelvault.locks import FileLock
 from modelvault.progress import Progress
 
 
@@ -36,7 +37,7 @@ def write_bundle(
     raw = encode(index)
     options.journals.mkdir(parents=True, exist_ok=True)
     lock = lock_path(options.journals, raw)
-    with fsio.FileLock(lock, what=f"the bundle {index.directory_name}"):
+    with FileLock(lock, what=f"the bundle {index.directory_name}"):
         check_blobs(index, blob_path)
         journal = Journal(journal_path(options.journals, raw))
         for directory, name in zip(options.directories, known_ids(journal, options.directories), strict=True):
@@ -56,7 +57,7 @@ def write_bundle(
 
 def _check_drives(index: Index, options: WriteOptions, journal: Journal) -> None:
     """Find out before the first byte is written that a drive cannot be written to, or that all together have too little room."""
-    found = [probe(fsio.existing_parent(directory.parent)) for directory in options.directories]
+    found = [probe(filesystem.existing_parent(directory.parent)) for directory in options.directories]
     for one in found:
         check(one, max(map(worst_case, index.volumes)))
     lack = lacking(survey(index, journal, options.directories), found)

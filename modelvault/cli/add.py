@@ -10,7 +10,7 @@ from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
-    from modelvault.results import AddResult
+    from modelvault.results.models import AddResult
 
 
 def add(

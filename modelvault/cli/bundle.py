@@ -16,7 +16,7 @@ from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import BundlePlan, BundleResult
+    from modelvault.results.bundles import BundlePlan, BundleResult
 
 
 def bundle(
@@ -108,7 +108,7 @@ def bundle(
 
 def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     """Show a plan or what was written."""
-    from modelvault.results import BundlePlan
+    from modelvault.results.bundles import BundlePlan
 
     yield from model_table(result.models)
     if result.left_out:

@@ -7,7 +7,8 @@ from modelvault.cli.console import counted, human_size
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import BundleModel, BundleSummary, ModelSummary
+    from modelvault.results.bundles import BundleModel, BundleSummary
+    from modelvault.results.models import ModelSummary
 
 
 def bundle_lines(bundle: "BundleSummary") -> Iterator[str]:

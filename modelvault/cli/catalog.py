@@ -7,7 +7,7 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import CatalogResult
+    from modelvault.results.models import CatalogResult
 
 
 def catalog(as_json: Json = False) -> None:

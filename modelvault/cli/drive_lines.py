@@ -7,7 +7,7 @@ from modelvault.cli.console import human_size
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import BundleDrive
+    from modelvault.results.bundles import BundleDrive
 
 
 def drive_table(drives: "Sequence[BundleDrive]") -> Iterator[str]:

@@ -14,7 +14,7 @@ from modelvault.cli.verify import Site
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import ImportResult, ImportsResult
+    from modelvault.results.installs import ImportResult, ImportsResult
 
 
 def import_(

@@ -12,7 +12,7 @@ from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
     from modelvault.artifact import ArraySummary, Scalar
-    from modelvault.results import Inspected, InspectResult
+    from modelvault.results.bundles import Inspected, InspectResult
 
 _VALUE_WIDTH = 44
 
@@ -45,7 +45,7 @@ def inspect(
 
 def lines(result: "InspectResult", *, metadata: bool) -> Iterator[str]:
     """Show each item."""
-    from modelvault.results import BundleSummary
+    from modelvault.results.bundles import BundleSummary
 
     for number, item in enumerate(result.items):
         if number:

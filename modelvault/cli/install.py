@@ -13,7 +13,7 @@ from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import EngineStep, InstallResult, UninstallResult
+    from modelvault.results.installs import EngineStep, InstallResult, UninstallResult
 
 Engines = Annotated[
     list[str] | None,

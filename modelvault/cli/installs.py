@@ -11,7 +11,7 @@ from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import InstallsResult
+    from modelvault.results.installs import InstallsResult
 
 
 def installs(

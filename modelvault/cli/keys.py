@@ -12,7 +12,7 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import KeysResult
+    from modelvault.results.papers import KeysResult
     from modelvault.vault import Vault
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from modelvault.cli.console import counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
-    from modelvault.results import ListResult
+    from modelvault.results.models import ListResult
 
 
 def list_models(as_json: Json = False) -> None:

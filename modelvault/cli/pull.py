@@ -12,7 +12,7 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import PullPlan, PullResult
+    from modelvault.results.models import PullPlan, PullResult
 
 
 def pull(
@@ -78,7 +78,7 @@ def pull(
 
 def lines(result: "PullPlan | PullResult") -> Iterator[str]:
     """Show a plan or what was done."""
-    from modelvault.results import PullPlan
+    from modelvault.results.models import PullPlan
 
     plan = result if isinstance(result, PullPlan) else result.plan
     if isinstance(result, PullPlan):

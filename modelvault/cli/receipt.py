@@ -14,7 +14,7 @@ from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import ReceiptResult, ReceiptsResult, ReceiptWritten
+    from modelvault.results.papers import ReceiptResult, ReceiptsResult, ReceiptWritten
     from modelvault.vault import Vault
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import RebuildResult
+    from modelvault.results.models import RebuildResult
 
 app = typer.Typer(help="The SQLite database that indexes the vault.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -11,7 +11,7 @@ from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import GcResult, RemoveResult
+    from modelvault.results.models import GcResult, RemoveResult
 
 
 def rm(

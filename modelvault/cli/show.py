@@ -12,7 +12,7 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.results import ShowResult
+    from modelvault.results.models import ShowResult
 
 
 def show(

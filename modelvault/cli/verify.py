@@ -13,7 +13,7 @@ from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
-    from modelvault.results import RequestWritten, VerifyResult
+    from modelvault.results.bundles import RequestWritten, VerifyResult
 
 
 Site = Annotated[

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.engines.base import Owner
 from modelvault.engines.ground import keeper, refusals, staging_name, standing_on
 from modelvault.errors import EngineRefused
@@ -30,7 +30,7 @@ def resolve_owner(directory: Path, requested: Owner | None) -> Owner:
     if requested is None:
         if uid and not directory.exists():
             return Owner(uid, os.getegid())
-        status = fsio.existing_parent(directory).stat()
+        status = filesystem.existing_parent(directory).stat()
         group = status.st_gid if uid == 0 or status.st_gid in gids else os.getegid()
         requested = Owner(status.st_uid, group)
     if uid and (requested.uid != uid or requested.gid not in gids):

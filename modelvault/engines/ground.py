@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.engines.base import Owner
 from modelvault.errors import EngineRefused, VaultLocked
 
@@ -22,7 +22,7 @@ _BY_DESCRIPTOR = "/proc/self/fd/"
 def refusals(path: Path) -> Iterator[None]:
     """Turn what the system says about ``path`` into errors of ours: ``NoSpace`` for a full disk, else ``EngineRefused``."""
     try:
-        with fsio.no_space_at(path):
+        with filesystem.no_space_at(path):
             yield
     except OSError as error:
         where = error.filename

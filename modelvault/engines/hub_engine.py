@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import Digest, FileSpec, Model
 from modelvault.engines.base import (
     NOTHING_FRESH,
@@ -130,7 +130,7 @@ class HubEngine(ABC):
         layout, directory = self._layout(request), request.target.directory
         marker = self._read_marker(directory, layout)
         placer = _placer(request, marker)
-        symlinks = fsio.file_system_type(directory) not in _NO_SYMLINKS_ON
+        symlinks = filesystem.file_system_type(directory) not in _NO_SYMLINKS_ON
         files: dict[Path, PlannedFile] = {}
         for entry in self._entries(request, layout, placer, hashed=False, symlinks=symlinks):
             wanted = Wanted.of(request, entry.file)
@@ -192,7 +192,7 @@ class HubEngine(ABC):
             with placer.on(directory / layout.folder) as folder:
                 sweep(folder, below=True)
                 symlinks = can_symlink(folder)
-            fsio.require_space(directory, self.plan(request).extra_bytes)
+            filesystem.require_space(directory, self.plan(request).extra_bytes)
             entries = self._entries(request, layout, placer, hashed=True, symlinks=symlinks)
             before = read_reference(directory / layout.reference)
             intent = intend(request, layout, entries, marker, before)

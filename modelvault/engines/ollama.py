@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.artifact import Digest, Model
 from modelvault.engines import ollama_store as store
 from modelvault.engines.base import (
@@ -158,7 +158,7 @@ class OllamaEngine:
             for place in (directory, directory / "blobs"):
                 with placer.on(place) as here:
                     sweep(here)
-            fsio.require_space(directory, self._plan(request, layout).extra_bytes)
+            filesystem.require_space(directory, self._plan(request, layout).extra_bytes)
             files = []
             if layout.merge is not None:
                 layout, merged = self._place_merged(placer, request, layout, layout.merge)

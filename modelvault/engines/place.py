@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import FileRole, FileSpec
 from modelvault.engines.base import InstallRequest, LinkKind, LinkMode
 from modelvault.engines.caretaker import Caretaker, resolve_owner
@@ -71,7 +71,7 @@ class Placer(Caretaker):
         mode = self._mode(wanted)
         if mode is LinkMode.COPY:
             return LinkKind.COPY
-        parent = fsio.existing_parent(directory)
+        parent = filesystem.existing_parent(directory)
         with refusals(parent):
             reason = self._hard_link_refused(wanted.source, parent)
         if mode is LinkMode.HARD and reason:

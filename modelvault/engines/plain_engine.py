@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem, fsio
 from modelvault.artifact import Digest, FileSpec, Model, ModelName
 from modelvault.engines.base import (
     NOTHING_FRESH,
@@ -192,7 +192,7 @@ class PlainEngine(ABC):
             if root.is_dir() and not root.is_symlink():
                 with placer.on(root) as here:
                     sweep(here, below=True)
-            fsio.require_space(directory, self.plan(request).extra_bytes)
+            filesystem.require_space(directory, self.plan(request).extra_bytes)
             standing = self._standing(request, slots, hashed=True)
             kinds = dict(standing.found)
             missing = [slot for slot in slots if slot.path not in kinds and (slot.beside or not standing.anew)]

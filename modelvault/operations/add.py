@@ -23,7 +23,7 @@ from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
-from modelvault.results import AddResult
+from modelvault.results.models import AddResult
 from modelvault.sources.folder import FolderSource
 from modelvault.transfer import TransferOptions, Transfers, Wanted
 from modelvault.vault import Vault

@@ -20,6 +20,7 @@ from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import ModelvaultError, PartlyDone, UsageProblem
 from modelvault.keys import FIRST_KEY, Role, Signer
+from modelvault.locks import FileLock
 from modelvault.operations.contents import Contents, answer, keep_index, known_to_go_to, selection
 from modelvault.operations.drives import (
     DrivePlan,
@@ -33,7 +34,7 @@ from modelvault.operations.drives import (
 from modelvault.operations.keys import make_key
 from modelvault.operations.summaries import bundle_model
 from modelvault.progress import Progress
-from modelvault.results import BundlePlan, BundleResult
+from modelvault.results.bundles import BundlePlan, BundleResult
 from modelvault.vault import Vault
 
 
@@ -190,7 +191,7 @@ def _reserved(vault: Vault, index: Index, signer: Signer) -> int:
     journals = _journals(vault)
     journals.mkdir(parents=True, exist_ok=True)
     mark = journals / f"{index.label}.sequence"
-    with fsio.FileLock(journals / "sequence", wait=vault.config.lock_wait, what="the sequence of bundles"):
+    with FileLock(journals / "sequence", wait=vault.config.lock_wait, what="the sequence of bundles"):
         given = int(mark.read_bytes()) + 1 if mark.exists() else 0
         free = _sequence(vault, index.label, None, signer, find_unfinished(journals))
         sequence = max(given, free)

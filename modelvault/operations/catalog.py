@@ -1,7 +1,7 @@
 """``catalog``: the short names."""
 
 from modelvault.catalog import load_catalog
-from modelvault.results import CatalogLine, CatalogResult
+from modelvault.results.models import CatalogLine, CatalogResult
 
 
 def list_catalog() -> CatalogResult:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from modelvault import fsio
-from modelvault.results import DiskLine, EngineStep
+from modelvault import filesystem
+from modelvault.results.installs import DiskLine, EngineStep
 
 
 def writes(steps: Iterable[EngineStep]) -> list[tuple[Path, int]]:
@@ -22,8 +22,8 @@ def disks(written: Iterable[tuple[Path, int]]) -> tuple[DiskLine, ...]:
     """Sum up by file system what would be written below each directory."""
     found: dict[int, DiskLine] = {}
     for path, size in written:
-        device = fsio.existing_parent(path).stat().st_dev
-        disk = found.get(device) or DiskLine(path, 0, fsio.free_space(path))
+        device = filesystem.existing_parent(path).stat().st_dev
+        disk = found.get(device) or DiskLine(path, 0, filesystem.free_space(path))
         found[device] = replace(disk, needed=disk.needed + size)
     return tuple(found.values())
 
@@ -36,6 +36,6 @@ def obstacles(planned: Iterable[DiskLine]) -> list[str]:
             warnings.append(
                 f"the file system of {disk.path} has {disk.free:,} bytes free, and {disk.needed:,} are needed"
             )
-        if os.statvfs(fsio.existing_parent(disk.path)).f_flag & os.ST_RDONLY:
+        if os.statvfs(filesystem.existing_parent(disk.path)).f_flag & os.ST_RDONLY:
             warnings.append(f"the file system of {disk.path} is mounted read-only")
     return warnings

@@ -12,7 +12,7 @@ from modelvault.bundle.journal import Journal, journal_path
 from modelvault.bundle.layout import volume_length
 from modelvault.bundle.written import Written, WrittenDrive
 from modelvault.errors import UsageProblem
-from modelvault.results import BundleDrive
+from modelvault.results.bundles import BundleDrive
 from modelvault.vault import Vault
 
 

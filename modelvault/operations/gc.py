@@ -4,9 +4,9 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from modelvault import fsio
 from modelvault.errors import ModelvaultError, VaultDamaged, VaultLocked
-from modelvault.results import GcResult
+from modelvault.locks import FileLock
+from modelvault.results.models import GcResult
 from modelvault.vault import Vault
 
 
@@ -88,7 +88,7 @@ def _take(path: Path, locks: contextlib.ExitStack, *, dry_run: bool) -> bool:
     if dry_run and not lock.exists():
         return True  # nobody has it, and to take it would make the file
     try:
-        locks.enter_context(fsio.FileLock(lock))
+        locks.enter_context(FileLock(lock))
     except (VaultLocked, FileNotFoundError):
         return False
     return True
@@ -99,7 +99,7 @@ def _forget_locks(journals: Path) -> None:
     for lock in journals.glob("*.lock"):
         if not lock.with_suffix("").exists():
             # The vault is ours alone, but a process that is about to wait for it may hold the bundle's lock already.
-            with contextlib.suppress(VaultLocked), fsio.FileLock(lock):
+            with contextlib.suppress(VaultLocked), FileLock(lock):
                 lock.unlink()
 
 

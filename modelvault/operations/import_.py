@@ -32,7 +32,7 @@ from modelvault.operations.receiving import (
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
 from modelvault.progress import Progress
-from modelvault.results import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
+from modelvault.results.installs import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
 from modelvault.vault import Vault
 
 

@@ -9,7 +9,7 @@ from modelvault.errors import UsageProblem
 from modelvault.inspect import check_listing, inspect_file, inspect_model
 from modelvault.operations.finding import is_bundle
 from modelvault.operations.summaries import bundle_summary
-from modelvault.results import BundleSummary, Inspected, InspectResult
+from modelvault.results.bundles import BundleSummary, Inspected, InspectResult
 from modelvault.sources.folder import FolderSource
 
 if TYPE_CHECKING:

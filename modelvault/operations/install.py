@@ -25,7 +25,7 @@ from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.summaries import install_line
 from modelvault.progress import Progress
-from modelvault.results import EngineStep, InstallResult
+from modelvault.results.installs import EngineStep, InstallResult
 from modelvault.vault import Vault
 
 _ENTRY = 160  # bytes of a file's entry in the record of an install, but for its path

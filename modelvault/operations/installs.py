@@ -11,7 +11,8 @@ from modelvault.engines import InstalledFile, InstallRecord, LinkKind, engines
 from modelvault.engines.checks import check_files
 from modelvault.errors import DigestMismatch, ModelvaultError, UsageProblem
 from modelvault.progress import Progress
-from modelvault.results import Damage, InstallsResult, InstallState, VerifyResult
+from modelvault.results.bundles import Damage, VerifyResult
+from modelvault.results.installs import InstallsResult, InstallState
 from modelvault.vault import Vault
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from modelvault.bundle.papers import check_site
 from modelvault.errors import TrustRefused, UsageProblem
 from modelvault.keys import FIRST_KEY, KeyInfo, Role, Signer, read_key_file
-from modelvault.results import KeyLine, KeysResult
+from modelvault.results.papers import KeyLine, KeysResult
 from modelvault.vault import Vault
 
 _MAX_SITE = 64  # characters of a site's name

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from modelvault.config import sudo_hint
 from modelvault.errors import ModelvaultError
 from modelvault.operations.summaries import lack_warning, summarize
-from modelvault.results import ListResult, PartialModel
+from modelvault.results.models import ListResult, PartialModel
 from modelvault.transfer.begun import under_way
 from modelvault.vault import Vault
 

@@ -9,7 +9,7 @@ from modelvault.engines import Target
 from modelvault.errors import EngineRefused, ModelvaultError, UsageProblem, in_words
 from modelvault.operations.install import Placement, Step, plan_step, targets_for
 from modelvault.operations.receiving import Order
-from modelvault.results import EngineStep
+from modelvault.results.installs import EngineStep
 from modelvault.vault import Vault
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.artifact import (
     Algorithm,
     Digest,
@@ -27,7 +27,7 @@ from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
-from modelvault.results import PlannedDownload, PullPlan, PullResult
+from modelvault.results.models import PlannedDownload, PullPlan, PullResult
 from modelvault.sources import Snapshot, Source
 from modelvault.sources.selection import Selection, Wish, select
 from modelvault.transfer import TransferOptions, Transfers, Wanted
@@ -212,7 +212,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
     )
     # Files of the same content are fetched once.
     needed = sum({wanted.key: states[wanted.path].unallocated for wanted in job.wanted}.values())
-    free = fsio.free_space(vault.root)
+    free = filesystem.free_space(vault.root)
     target = job.target
     warnings = []
     if target.verified is False:
@@ -220,7 +220,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
     if job.snapshot.gated:
         warnings.append(f"{target.repository} is gated: its publisher asks for an agreement and a token")
     if needed > free:
-        warnings.append(fsio.no_space(vault.root, needed=needed).message)
+        warnings.append(filesystem.no_space(vault.root, needed=needed).message)
     return PullPlan(
         vault=vault.root,
         name=str(target.name),

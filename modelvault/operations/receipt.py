@@ -5,16 +5,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from modelvault import fsio
 from modelvault.artifact import Digest
 from modelvault.bundle.drive import put
 from modelvault.bundle.papers import Receipt, check_site, decode_receipt, encode_receipt
 from modelvault.bundle.plan import next_sequence
 from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem
 from modelvault.eventlog import Event
+from modelvault.locks import locked_directory
 from modelvault.operations.keys import site_signer
 from modelvault.operations.papers import RECEIPT_SUFFIX, SignedPaper, place_of, read_paper, write_paper
-from modelvault.results import ReceiptLine, ReceiptResult, ReceiptsResult, ReceiptWritten, SiteModel
+from modelvault.results.papers import ReceiptLine, ReceiptResult, ReceiptsResult, ReceiptWritten, SiteModel
 from modelvault.vault import Vault
 
 _WRITTEN = "receipt-written"
@@ -100,7 +100,7 @@ def add_receipt(vault: Vault, path: Path, *, allow_older: bool = False) -> Recei
 
 def _alone(vault: Vault) -> contextlib.AbstractContextManager[None]:
     """Have the receipts, and the events about them, to ourselves."""
-    return fsio.locked_directory(vault.receipts, wait=vault.config.lock_wait, what="the receipts of the vault")
+    return locked_directory(vault.receipts, wait=vault.config.lock_wait, what="the receipts of the vault")
 
 
 def _file(vault: Vault, digest: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from modelvault import fsio
+from modelvault import filesystem
 from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import Blob, BundleUnfinished, ModelEntry, name_volumes
 from modelvault.bundle.ranges import Ranges
@@ -16,6 +16,7 @@ from modelvault.bundle.receive import Received, receive, volumes_wanted
 from modelvault.bundle.staging import Staging
 from modelvault.errors import DigestMismatch, ModelvaultError, SourceUnavailable, in_words
 from modelvault.inspect import ModelReport, inspect_model
+from modelvault.locks import locked_directory
 from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
 from modelvault.operations.publishing import is_published
 from modelvault.operations.trust import FINISH, check_news
@@ -126,7 +127,7 @@ def intake(vault: Vault, order: Order) -> Iterator[Path]:
     """
     staging = staging_of(vault.partial, order.bundle.digest)
     what = f"the import of {order.delivery.path}"
-    with fsio.locked_directory(staging, wait=vault.config.lock_wait, what=what, on_wait=order.progress.log):
+    with locked_directory(staging, wait=vault.config.lock_wait, what=what, on_wait=order.progress.log):
         yield staging
         index = order.bundle.index
         kept = Staging(staging).ranges().keys() & index.sizes.keys()
@@ -139,7 +140,7 @@ def take_in(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, 
     require_base(order, missing)
     if not missing:
         return Received()
-    fsio.require_space(vault.root, forecast(vault, order, missing).needed)
+    filesystem.require_space(vault.root, forecast(vault, order, missing).needed)
     return receive(order.bundle, missing, staging, order.progress, patches=order.delivery.patches)
 
 

@@ -8,7 +8,8 @@ from modelvault.errors import ModelvaultError, PartlyDone
 from modelvault.inspect import inspect_model
 from modelvault.progress import Progress
 from modelvault.registry import Registry
-from modelvault.results import Damage, RebuildResult
+from modelvault.results.bundles import Damage
+from modelvault.results.models import RebuildResult
 from modelvault.vault import Vault
 
 

@@ -3,7 +3,7 @@
 from modelvault.artifact import ModelName
 from modelvault.errors import VaultDamaged
 from modelvault.operations.summaries import install_line
-from modelvault.results import RemoveResult
+from modelvault.results.models import RemoveResult
 from modelvault.vault import Vault
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from modelvault.artifact import ModelName, StoredModel
 from modelvault.errors import ModelvaultError
 from modelvault.operations.summaries import install_line, lack_warning, summarize
-from modelvault.results import FileLine, ShowResult
+from modelvault.results.models import FileLine, ShowResult
 from modelvault.vault import Vault
 
 

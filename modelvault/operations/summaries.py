@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from modelvault.artifact import StoredModel
-from modelvault.results import BundleModel, BundleSummary, InstallLine, ModelSummary
+from modelvault.results.bundles import BundleModel, BundleSummary
+from modelvault.results.models import InstallLine, ModelSummary
 
 if TYPE_CHECKING:
     from modelvault.bundle.reader import OpenBundle

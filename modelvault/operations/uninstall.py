@@ -3,7 +3,7 @@
 from modelvault.engines import InstallRecord, engines, parse_target
 from modelvault.errors import UsageProblem
 from modelvault.operations.summaries import install_line
-from modelvault.results import UninstallResult
+from modelvault.results.installs import UninstallResult
 from modelvault.vault import Vault
 
 

@@ -14,7 +14,7 @@ from modelvault.artifact import Digest, ModelName
 from modelvault.errors import DigestMismatch, Interrupted, ModelvaultError, UsageProblem, in_words
 from modelvault.modelpack import IndexEntry
 from modelvault.progress import Progress
-from modelvault.results import Damage, VerifyResult
+from modelvault.results.bundles import Damage, VerifyResult
 from modelvault.vault import Vault
 
 _MOST_THREADS = 8

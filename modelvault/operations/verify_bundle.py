@@ -20,7 +20,7 @@ from modelvault.operations.keys import site_signer
 from modelvault.operations.papers import require_place, write_paper
 from modelvault.operations.trust import FINISH
 from modelvault.progress import Progress
-from modelvault.results import Damage, ModelLine, RequestWritten, VerifyResult, VolumeLine
+from modelvault.results.bundles import Damage, ModelLine, RequestWritten, VerifyResult, VolumeLine
 from modelvault.vault import Vault
 
 _MOST_FILES = 3  # that are named where something is damaged

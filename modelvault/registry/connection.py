@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, e
 from sqlalchemy.exc import DBAPIError
 
 from modelvault.errors import ModelvaultError, VaultLocked
-from modelvault.fsio import free_space, no_space
+from modelvault.filesystem import free_space, no_space
 
 WRITE = "modelvault_write"
 """The execution option that makes a transaction take the write lock at once."""

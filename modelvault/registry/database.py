@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, selectinload
 
 from modelvault.artifact import FileReport, ModelName, StoredModel
 from modelvault.errors import ModelvaultError
-from modelvault.fsio import fsync_directory, on_network_file_system, temporary_beside
+from modelvault.filesystem import on_network_file_system
+from modelvault.fsio import fsync_directory, temporary_beside
 from modelvault.registry import convert, replay
 from modelvault.registry.connection import WRITE, Access, damaged
 from modelvault.registry.migrate import prepare

@@ -9,7 +9,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from modelvault.errors import UsageProblem
-from modelvault.fsio import FileLock, no_space_at
+from modelvault.filesystem import no_space_at
+from modelvault.locks import FileLock
 from modelvault.registry.connection import WRITE, Access, RegistryUnreadable, damaged
 from modelvault.registry.schema import APPLICATION_ID, HEAD, REVISIONS
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from modelvault.artifact import Digest
 from modelvault.errors import RangesIgnored, SourceUnavailable, Transient
-from modelvault.fsio import no_space_at
+from modelvault.filesystem import no_space_at
 from modelvault.progress import Progress, Task
 from modelvault.transfer.frontier import Frontier
 from modelvault.transfer.geometry import connections_for

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from modelvault.fsio import preallocate, write_all
+from modelvault.filesystem import preallocate
+from modelvault.fsio import write_all
 from modelvault.transfer.geometry import piece_count, piece_size, span_pieces
 from modelvault.transfer.journal import Journal, read_claims
 from modelvault.transfer.values import Wanted

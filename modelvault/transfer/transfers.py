@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from modelvault.artifact import Digest
-from modelvault.fsio import allow_open_files, free_space, locked_directory, no_space, no_space_at
+from modelvault.filesystem import free_space, no_space, no_space_at
+from modelvault.fsio import allow_open_files
+from modelvault.locks import locked_directory
 from modelvault.progress import Progress
 from modelvault.transfer.crew import Crew
 from modelvault.transfer.partial import Partial

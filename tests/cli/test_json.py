@@ -11,7 +11,7 @@ from generate_docs import commands, help_of
 from machines import Machine, only_bundle, trust_site
 from result_keys import RESULTS, fits, shape
 
-from modelvault.results import Damage
+from modelvault.results.bundles import Damage
 
 FROZEN = Path(__file__).with_name("json_keys.json")
 ENVELOPE = ["schema", "command", "status", "result", "warnings", "error"]

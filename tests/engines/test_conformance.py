@@ -346,7 +346,7 @@ def test_full_disk(case: Case, small_disk: Path) -> None:
 def test_disk_that_fills_up_meanwhile(case: Case, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same when the space went after it was counted."""
     case = replace(case, directory=small_disk / "models")
-    monkeypatch.setattr("modelvault.fsio.require_space", lambda *_: None)
+    monkeypatch.setattr("modelvault.filesystem.require_space", lambda *_: None)
     with pytest.raises(NoSpace):
         case.engine.install(case.request())
     assert case.visible() == set()

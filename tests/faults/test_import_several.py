@@ -13,7 +13,7 @@ from machines import SECONDS, Machine, Ran, flip_bit, only_bundle, small_disk, t
 from make_models import make_gguf_repository
 
 from modelvault.errors import PartlyDone, TrustRefused
-from modelvault.fsio import FileLock
+from modelvault.locks import FileLock
 from modelvault.operations.import_ import ImportRequest, import_bundles
 from modelvault.operations.install import Placement
 from modelvault.progress import NoProgress

@@ -8,7 +8,7 @@ import pytest
 from machines import Machine, Ran
 
 from modelvault.cli.install import engine_lines
-from modelvault.results import EngineStep
+from modelvault.results.installs import EngineStep
 
 NAME = "tiny"
 GGUF_NAME = "tiny-gguf"

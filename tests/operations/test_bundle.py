@@ -14,7 +14,7 @@ from modelvault.errors import PartlyDone
 from modelvault.keys import Signer
 from modelvault.operations.bundle import BundleRequest, bundle
 from modelvault.progress import NoTask, Progress
-from modelvault.results import BundleResult
+from modelvault.results.bundles import BundleResult
 from modelvault.vault import Vault
 
 

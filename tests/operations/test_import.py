@@ -14,7 +14,7 @@ from imports import whole_in_ollama
 from machines import Machine, only_bundle, small_disk, trust
 from make_models import make_gguf_repository
 
-from modelvault.results import Outcome
+from modelvault.results.installs import Outcome
 from modelvault.vault import RESERVE, Vault
 
 ALICE, BOB = "alice/foo:Q8_0", "bob/foo:Q8_0"

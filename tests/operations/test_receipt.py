@@ -18,8 +18,8 @@ from modelvault.bundle.papers import PaperRefused, Receipt, Request, encode_rece
 from modelvault.bundle.plan import PlanOptions
 from modelvault.config import Config
 from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem, VaultLocked
-from modelvault.fsio import FileLock
 from modelvault.keys import KeyRing, Role, Signer
+from modelvault.locks import FileLock
 from modelvault.operations.contents import BundleUnknown, answer, held_by, keep_index, selection
 from modelvault.operations.keys import new_key, revoke_key, site_signer, trust_key
 from modelvault.operations.papers import write_paper

@@ -1,0 +1,203 @@
+"""Results about models: on their way into a vault, in it, and out of it."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelvault.artifact import ArraySummary, Digest, Scalar
+from modelvault.results.bundles import Damage
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One line of ``list``."""
+
+    name: str
+    format: str
+    architecture: str | None
+    quantization: str | None
+    parameters: int | None
+    files: int
+    size: int
+    source: str
+    commit: str | None
+    license: str | None
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class PartialModel:
+    """A pull, add or import under way or interrupted: ``here`` of the ``size`` bytes that it fetches; in an import, of all the bundle.
+
+    ``name`` is the model's, or that of the bundle's directory; it is absent if unknown.
+    """
+
+    name: str | None
+    here: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListResult:
+    """What the vault holds, and what is on its way there. A model that lacks files or cannot be read is a warning.
+
+    ``size`` is that of all files, those of the same content counted once.
+    """
+
+    vault: Path
+    models: tuple[ModelSummary, ...]
+    size: int
+    partial: tuple[PartialModel, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileLine:
+    """One file of a model, with the digest that the source promised for it."""
+
+    path: str
+    size: int
+    digest: Digest
+    upstream: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstallLine:
+    """One install of a model."""
+
+    model: str
+    engine: str
+    directory: str
+    installed_name: str
+    installed_at: str
+
+    @property
+    def removal(self) -> str:
+        """The command that removes it."""
+        where = f"{self.engine}={self.directory}"
+        return shlex.join(["modelvault", "uninstall", self.installed_name, "--engine", where])
+
+
+@dataclass(frozen=True, slots=True)
+class ShowResult:
+    """Everything that the vault knows about one model."""
+
+    vault: Path
+    model: ModelSummary
+    files: tuple[FileLine, ...]
+    metadata: Mapping[str, Scalar | ArraySummary]
+    modelfile: str | None
+    installs: tuple[InstallLine, ...]
+    published_at: str | None
+    last_check: str | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDownload:
+    """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already."""
+
+    path: str
+    size: int
+    here: int
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """What a pull would do (``--dry-run``)."""
+
+    vault: Path
+    name: str
+    repository: str
+    commit: str
+    license: str | None
+    verified: bool | None
+    files: tuple[PlannedDownload, ...]
+    left_out: tuple[str, ...]
+    total: int
+    to_download: int
+    free: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did; sizes in bytes."""
+
+    plan: PullPlan
+    model: ModelSummary
+    received: int
+    reused: int
+    seconds: float
+    unchanged: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddResult:
+    """What ``add`` did."""
+
+    vault: Path
+    model: ModelSummary
+    unchanged: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveResult:
+    """What ``rm`` took out of the vault, what it left in engines, and how many bytes ``gc`` would now free, if that is known."""
+
+    vault: Path
+    model: str
+    freeable: int | None
+    installs: tuple[InstallLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What ``gc`` freed, or would free."""
+
+    vault: Path
+    dry_run: bool
+    blobs: int
+    size: int
+    partial: tuple[str, ...]
+    partial_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogLine:
+    """One catalog entry; ``parameters`` as its publisher says (``8.0B``), ``context`` in tokens."""
+
+    name: str
+    title: str
+    repository: str
+    quant: str | None
+    format: str
+    parameters: str
+    context: int
+    license: str
+    gated: bool
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogResult:
+    """The catalog."""
+
+    entries: tuple[CatalogLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """What ``registry rebuild`` restored; ``listed`` are models that are listed again, where the list itself was lost."""
+
+    vault: Path
+    listed: tuple[str, ...]
+    models: int
+    events: int
+    installs: int
+    bundles: int
+    damage: tuple[Damage, ...] = ()
