@@ -1,4 +1,4 @@
-"""Finds and runs the real engines for tests marked ``engine``: Ollama, vLLM on the CPU, llama.cpp.
+"""Finds and runs the real engines for tests marked ``engine``: Ollama, old and newer, vLLM on the CPU, llama.cpp.
 
 They lie where ``scripts/setup-engines`` puts them: ``MODELVAULT_ENGINES``, else ``modelvault-engines`` in the user's cache directory.
 Without one the test skips and says why; with ``MODELVAULT_REQUIRE_ENGINES=1`` it fails.
@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 _START_SECONDS = 60.0
-_PROGRAMS = {"ollama": "bin/ollama", "vllm": "vllm/bin/python"}
+_PROGRAMS = {"ollama": "bin/ollama", "ollama-newer": "newer/ollama", "vllm": "vllm/bin/python"}
+OLLAMAS = ("ollama", "ollama-newer")
+"""The releases: 0.24.0, which generates, and a newer one, which has no runner here and does all else."""
 
 
 def engines_directory() -> Path:
@@ -34,7 +36,7 @@ def engines_directory() -> Path:
 
 
 def require_engine(name: str) -> Path:
-    """Give the program of ``ollama`` or ``vllm``, or the file of the ``xllamacpp`` module; else skip or fail the test."""
+    """Give the program of one of ``OLLAMAS`` or ``vllm``, or the file of the ``xllamacpp`` module; else skip or fail the test."""
     if name == "xllamacpp":
         spec = find_spec(name)
         found = Path(spec.origin) if spec and spec.origin else None
@@ -67,12 +69,16 @@ class OllamaServer:
 
     def run(self, *arguments: str) -> str:
         """Run the real command line against the server and give what it prints."""
+        done = self.tried(*arguments)
+        assert done.returncode == 0, f"{done.args}: {done.stderr}\n{self.log.read_text()[-3000:]}"
+        return done.stdout
+
+    def tried(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the real command line against the server, whatever comes of it."""
         command = [str(self.program), *arguments]
-        done = subprocess.run(
+        return subprocess.run(
             command, env=dict(self.environment), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
-        assert done.returncode == 0, f"{command}: {done.stderr}\n{self.log.read_text()[-3000:]}"
-        return done.stdout
 
     def api(self, path: str, body: object = None) -> Any:
         """Call the HTTP API and decode its answer."""
@@ -98,12 +104,12 @@ class OllamaServer:
 
 
 @contextlib.contextmanager
-def ollama_server(models_dir: Path, *, uid: int | None = None) -> Iterator[OllamaServer]:
-    """Run the real Ollama over a models directory on a free loopback port, with a home of its own; end it by its pid.
+def ollama_server(models_dir: Path, *, uid: int | None = None, release: str = "ollama") -> Iterator[OllamaServer]:
+    """Run the real Ollama, one of ``OLLAMAS``, over a models directory on a free loopback port, with a home of its own; end it by its pid.
 
     ``uid`` runs it as another user (root only).
     """
-    program = require_engine("ollama")
+    program = require_engine(release)
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="ollama-home-") as home:
         if uid is not None:

@@ -1,4 +1,4 @@
-"""A GGUF model in shards, as a vault of the engines' tests holds it, and the same in one file."""
+"""A GGUF model that engines load, as a vault of the engines' tests holds it: in one file and in shards."""
 
 import functools
 import tempfile
@@ -14,6 +14,15 @@ from make_models import make_gguf, make_split_gguf
 from modelvault.artifact import Recipe, StoredModel, Traits
 
 TRAITS = Traits("gguf", "llama", "Q8_0", 134_515_008)
+
+
+def tiny_model(blobs: Blobs, where: Path, **changes: Any) -> StoredModel:
+    """Store a model in one file, with the traits that its header has; ``changes`` are fields of ``Model``."""
+    path = where / "tiny-Q8_0.gguf"
+    make_gguf(path)
+    parameters = sum(int(tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors)
+    fields = {"traits": Traits("gguf", "llama", "Q8_0", parameters)} | changes
+    return blobs.model("org/tiny:Q8_0", {path.name: path.read_bytes()}, **fields)
 
 
 def split_model(blobs: Blobs, where: Path, *, shards: int = 3, seed: int = 0) -> StoredModel:

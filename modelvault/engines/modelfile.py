@@ -2,11 +2,13 @@ r"""Ollama's Modelfile: parse, validate, write. Pure.
 
 The grammar is that of ``parser/parser.go`` in Ollama's source: an instruction is a word (in any case) and a value; a value is bare,
 ``"…"`` or ``\"\"\"…\"\"\"``, has no escapes, and ends at the first line end at which its quotes are closed; ``#`` starts a
-comment only where an instruction could start. Characters that Go's ``strconv.IsPrint`` does not know are dropped, as there.
+comment only where an instruction could start. Control, format and space characters other than the blank, the tab and line ends are
+dropped from values and hardly allowed elsewhere, as there (``strconv.IsPrint``).
 """
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from ctypes import c_float
 from dataclasses import dataclass, field
@@ -56,16 +58,36 @@ FLOATS = frozenset(
 )
 BOOLEANS = frozenset({"use_mmap"})
 LISTS = frozenset({"stop"})
+DEPRECATED = frozenset(
+    {
+        "penalize_newline",
+        "low_vram",
+        "f16_kv",
+        "logits_all",
+        "vocab_only",
+        "use_mlock",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+    }
+)
+"""Parameters that Ollama knew once, and passes over today (``deprecatedParameters`` in its parser)."""
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}  # strconv.ParseBool
 _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_VERSION = re.compile(r"v?\d+(?:\.\d+(?:\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?")
-_BLANK = " \t"
+_NUMBER, _WORDS = r"(?:0|[1-9][0-9]*)", r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+# golang.org/x/mod/semver: parts may be missing from the right; numbers have no zeros in front, in a pre-release neither.
+_VERSION = re.compile(
+    rf"v?{_NUMBER}(?:\.{_NUMBER}(?:\.{_NUMBER}(?:-(?!(?:[0-9A-Za-z-]+\.)*0[0-9]+(?:[.+]|\Z)){_WORDS})?(?:\+{_WORDS})?)?)?"
+)
+_DROPPED = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"}
+_NOT_KEPT = "\0"  # stands for all of them while we read
+_BLANK = " \t" + _NOT_KEPT
 _LINE_END = re.compile(r"[\r\n]|\Z")
-_WORD = re.compile(r"[A-Za-z]+(?=[ \t])")
-_ARGUMENT = re.compile(r"[ \t]+([A-Za-z0-9_]+)(?=[ \t])")
-_CLOSING = {quotes: re.compile(rf"{quotes}[ \t]*(?=[\r\n]|\Z)") for quotes in ('"""', '"')}
+_WORD = re.compile(r"\0?([A-Za-z]+)(?=[ \t])")  # the first character may be one that is dropped, no other
+_ARGUMENT = re.compile(r"[ \t]([A-Za-z0-9_]+)(?=[ \t])")
+_QUOTES = tuple((re.compile(quotes), re.compile(rf"{quotes}[ \t\0]*(?=[\r\n]|\Z)")) for quotes in (r'"\0*"\0*"', '"'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +121,24 @@ class Modelfile:
 
     @property
     def parameters(self) -> Mapping[str, tuple[str, ...]]:
-        """The parameters by name, as typed: all of them for ``stop``, the last one for the others."""
+        """The parameters by name, as typed: all of them for ``stop``, the last one for the others. Without the ``deprecated`` ones."""
         table: dict[str, tuple[str, ...]] = {}
         for entry in self.instructions:
-            if entry.keyword == "PARAMETER" and entry.argument:
+            if entry.keyword == "PARAMETER" and entry.argument and entry.argument not in DEPRECATED:
                 before = table.get(entry.argument, ()) if entry.argument in LISTS else ()
                 table[entry.argument] = (*before, entry.value)
         return table
 
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """The names of parameters that Ollama knew once: they are taken, and have no effect."""
+        names = (entry.argument for entry in self.instructions if entry.keyword == "PARAMETER")
+        return tuple(dict.fromkeys(name for name in names if name in DEPRECATED))
+
 
 def parse(text: str) -> Modelfile:
     """Read a Modelfile; FROM may be missing. Raises ``UsageProblem`` with the number of the line."""
-    text = "".join(character for character in text if character.isprintable() or character in "\t\r\n")
+    text = "".join(character if _is_kept(character) else _NOT_KEPT for character in text.removeprefix("\ufeff"))
     instructions = []
     at = 0
     while at < len(text):
@@ -125,19 +153,25 @@ def parse(text: str) -> Modelfile:
     return Modelfile(tuple(instructions))
 
 
+def _is_kept(character: str) -> bool:
+    # ``isprintable`` would drop the emoji of this year, too, which the interpreter's tables do not have yet.
+    return character in " \t\r\n" or unicodedata.category(character) not in _DROPPED
+
+
 def _instruction(text: str, at: int) -> tuple[Instruction, int]:
     line = _line_number(text, at)
     word = _WORD.match(text, at)
-    keyword = word.group().upper() if word else text[at : _line_end(text, at)].split(maxsplit=1)[0]
+    keyword = word.group(1).upper() if word else text[at : _line_end(text, at)].split(maxsplit=1)[0]
     if word is None or keyword not in KEYWORDS:
         known = ", ".join(KEYWORDS)
-        raise _problem(line, f"not an instruction: {keyword[:40]!r}", f"an instruction is one of {known}, and a value")
+        shown = keyword[:40].replace(_NOT_KEPT, "?")
+        raise _problem(line, f"not an instruction: {shown!r}", f"an instruction is one of {known}, and a value")
     at = word.end()
     argument = None
     if keyword in {"PARAMETER", "MESSAGE"}:
         match = _ARGUMENT.match(text, at)
         if match is None:
-            raise _problem(line, f"{keyword} needs a name and a value")
+            raise _problem(line, f"{keyword} needs one blank, a name and a value")
         argument, at = match.group(1), match.end()
     value, at = _value(text, at, line)
     return Instruction(keyword, value, argument, line), at
@@ -146,14 +180,14 @@ def _instruction(text: str, at: int) -> tuple[Instruction, int]:
 def _value(text: str, at: int, line: int) -> tuple[str, int]:
     while at < len(text) and text[at] in _BLANK:
         at += 1
-    for quotes, closing in _CLOSING.items():
-        if text.startswith(quotes, at):
-            match = closing.search(text, at + len(quotes))
-            if match is None:
-                raise _problem(line, f"the quotes {quotes} are not closed")
-            return text[at + len(quotes) : match.start()], match.end()
+    for opening, closing in _QUOTES:
+        if opened := opening.match(text, at):
+            closed = closing.search(text, opened.end())
+            if closed is None:
+                raise _problem(line, f"the quotes {opened.group().replace(_NOT_KEPT, '')} are not closed")
+            return text[opened.end() : closed.start()].replace(_NOT_KEPT, ""), closed.end()
     end = _line_end(text, at)
-    return text[at:end].strip(), end
+    return text[at:end].replace(_NOT_KEPT, "").strip(), end
 
 
 def _line_end(text: str, at: int) -> int:
@@ -185,7 +219,7 @@ def validate(instruction: Instruction) -> None:
 
 
 def encode_parameter(name: str, value: str) -> str:
-    """Write a parameter's value as Ollama's JSON has it (not ``stop``, whose strings stay as they are).
+    """Write a parameter's value as Ollama's JSON has it (but for ``stop`` and deprecated ones, which stay as they are).
 
     Raises ``ValueError`` for an unknown name or a value of the wrong type.
     """
@@ -199,7 +233,7 @@ def encode_parameter(name: str, value: str) -> str:
         if value not in _TRUE | _FALSE:
             raise ValueError(f"{name} is true or false, not {value[:40]!r}")
         return "true" if value in _TRUE else "false"
-    if name in LISTS:
+    if name in LISTS or name in DEPRECATED:
         return value
     raise ValueError(f"unknown parameter {name[:40]!r}")
 

@@ -169,6 +169,8 @@ def _warnings(request: InstallRequest, parts: Parts, modelfile: Modelfile, famil
     warnings = []
     if modelfile.last("FROM") is not None:
         warnings.append(f"{name}: the modelfile's FROM is ignored: the model in the vault is used")
+    if modelfile.deprecated:
+        warnings.append(f"{name}: Ollama no longer has these parameters: {', '.join(modelfile.deprecated)}")
     if family is not None:
         warnings.append(
             f"{name}: no TEMPLATE given: it gets modelvault's for {family.title}, the family of the file's own chat template"
@@ -179,9 +181,8 @@ def _warnings(request: InstallRequest, parts: Parts, modelfile: Modelfile, famil
         warnings.append(
             f"{name}: left out, since Ollama has no use for them: {', '.join(file.path for file in parts.unused)}"
         )
-    if (directory / "manifests-v2").is_dir():
-        warnings.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
-    return tuple(warnings)
+    with refusals(directory):
+        return (*warnings, *store.dangers(directory))
 
 
 def _refusal_hint(model: Model) -> str:

@@ -1,6 +1,6 @@
 """Ollama's store as it lies on disk: names, the JSON of manifests and configs, which blobs are in use. Sources: Ollama 0.24.0.
 
-Pure but for ``existing_names``, ``read_manifest`` and ``blobs_in_use``, which read a store.
+Pure but for the functions at the end, which read a store.
 """
 
 import json
@@ -194,12 +194,25 @@ def encode_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
 
 def existing_names(directory: Path) -> list[OllamaName]:
     """List the names of all models in a store. Raises ``OSError``."""
-    names = []
-    for path in sorted((directory / "manifests").glob("*/*/*/*")):
-        host, namespace, model, tag = path.parts[-4:]
-        if not path.is_dir():
-            names.append(OllamaName(host, namespace, model, tag))
-    return names
+    return [OllamaName(*path.parts[-4:]) for path in _tags(directory) if not path.is_dir()]
+
+
+def _tags(directory: Path) -> list[Path]:
+    """List what lies where Ollama looks for manifests."""
+    return sorted((directory / "manifests").glob("*/*/*/*"))
+
+
+def dangers(directory: Path) -> list[str]:
+    """Say what in a store keeps Ollama from listing models that are whole. Raises ``OSError``."""
+    found = []
+    if (directory / "manifests-v2").is_dir():
+        found.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
+    found += [
+        f"{path} is a link to nothing: Ollama lists no model at all as long as it is there"
+        for path in _tags(directory)
+        if path.is_symlink() and not path.exists()
+    ]
+    return found
 
 
 def read_manifest(path: Path) -> bytes:

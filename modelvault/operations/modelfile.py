@@ -1,5 +1,6 @@
 """Reading the Modelfile that a user names."""
 
+import codecs
 from pathlib import Path
 
 from modelvault import fsio
@@ -9,10 +10,11 @@ _LIMIT = 1 << 20  # bytes
 
 
 def read_modelfile(path: Path) -> str:
-    """Read an Ollama Modelfile. Raises ``UsageProblem`` if it cannot be read or is no text."""
+    """Read an Ollama Modelfile: UTF-8, or UTF-16 with its mark in front. Raises ``UsageProblem`` if it cannot be read or is no text."""
     hint = "name an Ollama Modelfile"
     try:
-        return fsio.read_regular(path.expanduser(), limit=_LIMIT).decode("utf-8")
+        data = fsio.read_regular(path.expanduser(), limit=_LIMIT)
+        return data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8")
     except UnicodeDecodeError as error:
         raise UsageProblem(f"{path} is not UTF-8 text", hint=hint) from error
     except (fsio.NotRegular, fsio.TooLarge) as error:

@@ -1,14 +1,16 @@
 """The Modelfile grammar, as Ollama's own parser has it."""
 
 import struct
+import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelvault.engines.modelfile import (
     FLOATS,
     INTEGERS,
+    KEYWORDS,
     ROLES,
     Instruction,
     Modelfile,
@@ -23,8 +25,79 @@ TEXT = st.text(
 )
 
 
+def go_prints(character: str) -> bool:
+    """``strconv.IsPrint``, but that what no Unicode table of ours has yet counts as printable."""
+    return character == " " or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"}
+
+
 def printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable() or character in "\t\r\n")
+    return "".join(character for character in text if go_prints(character) or character in "\t\r\n")
+
+
+def go_unquote(text: str) -> str | None:
+    """``unquote`` in Ollama's parser/parser.go; ``None`` where it says that quotes are open."""
+    for quotes in ('"""', '"'):
+        if text.startswith(quotes):
+            closed = len(text) >= 2 * len(quotes) and text.endswith(quotes)
+            return text[len(quotes) : -len(quotes)] if closed else None
+    return text
+
+
+def go_parse(text: str) -> list[tuple[str, str, str | None]] | None:  # noqa: PLR0912 (it mirrors the original, state by state)
+    """``ParseFile`` of Ollama 0.24.0, written down from its source state by state; ``None`` where that gives an error.
+
+    It shares nothing with our parser, which knows no states. What it knows of the values of parameters is ours.
+    """
+    state, buffer, keyword, argument = "nil", "", "", None
+    found: list[tuple[str, str, str | None]] = []
+
+    def end_value() -> bool:
+        value = go_unquote(buffer.strip())
+        if value is None:
+            return False
+        found.append((keyword.upper(), value, argument))
+        return True
+
+    for rune in text.removeprefix("\ufeff"):
+        blank, line_end = rune in " \t", rune in "\r\n"
+        kept = rune
+        match state:
+            case "nil":
+                following = "comment" if rune == "#" else "nil" if blank or line_end else "name"
+            case "comment":
+                following = "nil" if line_end else "comment"
+            case "name":
+                if not (blank or (rune.isascii() and rune.isalpha())):
+                    return None
+                following = "value" if blank else "name"
+            case "parameter" | "message":
+                word = rune.isascii() and (rune.isalpha() or (state == "parameter" and (rune.isdigit() or rune == "_")))
+                if not (blank or word):
+                    return None
+                following = "value" if blank else state
+            case _:
+                following = "nil" if blank or line_end else "value"
+        if following != state:
+            if state == "name":
+                keyword, argument = buffer.lower(), None
+                if keyword.upper() not in KEYWORDS:
+                    return None
+                following = keyword if keyword in {"parameter", "message"} else following
+            elif state in {"parameter", "message"}:
+                argument = buffer
+                if not argument:  # which is said a step later there: unknown parameter ''
+                    return None
+            elif state == "value" and (blank or not end_value()):
+                buffer += rune
+                continue
+            buffer, state = "", following
+            if blank or line_end or rune == "#":
+                kept = ""
+        if kept and go_prints(kept):
+            buffer += kept
+    if state == "value":
+        return found if end_value() else None
+    return found if state in {"nil", "comment"} else None
 
 
 INSTRUCTIONS = st.one_of(
@@ -55,6 +128,39 @@ def test_round_trip(instructions: list[Instruction]) -> None:
     first, *rest = parse(text).instructions
     assert first == Instruction("FROM", "/models/tiny.gguf")
     assert tuple(rest) == modelfile.instructions
+
+
+QUOTES_AND_SPACE = ['"', '"""', " ", "  ", "\t", "\n", "\r\n", "#", "\\"]
+WORDS = [
+    "SYSTEM ",
+    "sYstem ",
+    "MESSAGE user ",
+    "PARAMETER stop ",
+    "LICENSE ",
+    "PARAMETER ",
+    "FROM ./x\n",
+    "REQUIRES",
+    "x",
+]
+ODD = ["\u00a0", "\u200b", "\ufeff", "é", "\U0001fae8", "\u0378", "\ue000", "\x0b", "\0"]
+PIECES = st.sampled_from([*QUOTES_AND_SPACE, *WORDS, *ODD])
+
+
+@settings(max_examples=300)
+@example('SYSTEM "a\nLICENSE x"\n')
+@example('SYSTEM """""\nLICENSE """ x\n')
+@given(st.lists(PIECES | st.text(max_size=3), max_size=14).map("".join))
+def test_it_reads_what_ollama_reads(text: str) -> None:
+    """What a user's Modelfile means must not depend on who reads it: quotes, comments and line ends are where readers differ."""
+    theirs = go_parse(text)
+    try:
+        ours = [(entry.keyword, entry.value, entry.argument) for entry in parse(text).instructions]
+    except UsageProblem as refusal:
+        # What an instruction may say is checked later there; the states know keywords and quotes only.
+        values = ("not a role", "not a version", "unknown parameter", "whole number", "is a number", "true or false")
+        assert theirs is None or any(said in refusal.message for said in values), refusal.message  # noqa: PT017
+    else:
+        assert ours == theirs
 
 
 @given(st.text(max_size=80))
@@ -104,9 +210,12 @@ def test_grammar() -> None:
         ("PARAMETER temperature 1e39", 1, "temperature is a number"),
         ("PARAMETER temperature 1e999", 1, "temperature is a number"),
         ("PARAMETER use_mmap maybe", 1, "use_mmap is true or false"),
-        ("PARAMETER num_ctx", 1, "needs a name and a value"),
+        ("PARAMETER num_ctx", 1, "needs one blank, a name and a value"),
+        ("PARAMETER  num_ctx 1", 1, "needs one blank, a name and a value"),
         ("MESSAGE robot hello", 1, "not a role"),
         ("REQUIRES soon", 1, "not a version"),
+        ("REQUIRES 1.02.3", 1, "not a version"),
+        ("REQUIRES 1.2.3-x.01", 1, "not a version"),
         ("SYSTEM x\nGREETING y", 2, "not an instruction: 'GREETING'"),
         ("SYSTEM", 1, "not an instruction: 'SYSTEM'"),
         ('SYSTEM x\nTEMPLATE """\nnever\nclosed', 2, "not closed"),
@@ -149,6 +258,14 @@ def test_floats_keep_their_value(number: float, name: str) -> None:
     """The shortest digits must still be the same float32."""
     encoded = encode_parameter(name, repr(number))
     assert struct.pack("<f", float(encoded)) == struct.pack("<f", number)
+
+
+def test_deprecated_parameters() -> None:
+    """Old Modelfiles have them. Ollama takes and forgets them, and so do we; they stay in what is kept for the record."""
+    modelfile = parse("PARAMETER mirostat 2\nPARAMETER top_k 4\nPARAMETER low_vram true\nPARAMETER mirostat 1\n")
+    assert modelfile.parameters == {"top_k": ("4",)}
+    assert modelfile.deprecated == ("mirostat", "low_vram")
+    assert parse(render(modelfile, "x")).deprecated == modelfile.deprecated
 
 
 def test_booleans() -> None:
