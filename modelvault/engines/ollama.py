@@ -4,9 +4,7 @@
 written here is what ``create`` of 0.24.0 writes; a running server sees it at once.
 """
 
-import pwd
 import shlex
-import subprocess
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -29,11 +27,10 @@ from modelvault.engines.base import (
 from modelvault.engines.checks import check_file, check_files, remove_empty
 from modelvault.engines.gguf_merge import Merge, write_merged
 from modelvault.engines.ground import in_the_way, locked, refusals, remove_file, sweep
+from modelvault.engines.ollama_home import default_models, find_models
 from modelvault.engines.ollama_layout import UNKNOWN, Layout, lay_out, name_for, refusal
 from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import EngineRefused
-
-_SYSTEMCTL_SECONDS = 5.0
 
 
 class OllamaEngine:
@@ -48,46 +45,17 @@ class OllamaEngine:
     # -- where ---------------------------------------------------------------------------------------------------------
 
     def detect(self) -> Target | None:
-        """Look at ``OLLAMA_MODELS``, the systemd unit, the service's home, the user's home and the PATH, in this order; once."""
+        """Look for the Ollama of this machine, once; see ``ollama_home``."""
         return self._found
 
     @cached_property
     def _found(self) -> Target | None:
-        directory = self._around.variable("OLLAMA_MODELS") or self._from_systemd()
-        if directory is None:
-            directory = next((path for path in self._usual() if _is_directory(path)), None)
-        if directory is None and self._around.program("ollama"):
-            directory = self._usual()[-1]
+        directory = find_models(self._around)
         return Target(self.name, directory) if directory else None
 
     def default(self) -> Target:
         """Ollama's own default: ``~/.ollama/models``."""
-        return Target(self.name, self._usual()[-1])
-
-    def _usual(self) -> tuple[Path, Path]:
-        return (
-            self._around.root / "usr/share/ollama/.ollama/models",
-            self._around.home / ".ollama/models",
-        )
-
-    def _from_systemd(self) -> Path | None:
-        systemctl = self._around.program("systemctl")
-        if systemctl is None:
-            return None
-        command = [systemctl, "show", "ollama", "--property=LoadState,User,Environment"]
-        try:
-            shown = subprocess.run(command, capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS, check=True)
-            table = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
-            variables = dict(word.partition("=")[::2] for word in shlex.split(table.get("Environment", "")))
-            if table.get("LoadState") != "loaded":
-                return None
-            if models := variables.get("OLLAMA_MODELS"):
-                return Path(models)
-            home = variables.get("HOME") or pwd.getpwnam(table.get("User") or "root").pw_dir
-            return Path(home) / ".ollama/models"
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError):
-            # Without systemd as the init system the command exists but fails; then the usual directories decide.
-            return None
+        return Target(self.name, default_models(self._around))
 
     # -- what ----------------------------------------------------------------------------------------------------------
 
@@ -283,10 +251,3 @@ class OllamaEngine:
         if str(target.directory) == record.directory:
             return [run]
         return [f"OLLAMA_MODELS={shlex.quote(record.directory)} ollama serve", run]
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except PermissionError:  # another user's home: not ours to find
-        return False
