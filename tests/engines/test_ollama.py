@@ -265,6 +265,27 @@ def test_manifests_v2_is_announced(ollama: Case) -> None:
     assert not any(Path(path).name.endswith(ollama.stored().model.files[1].digest.hex) for path in removed)
 
 
+def test_what_hides_models_is_announced(ollama: Case) -> None:
+    """A link to nothing at a tag's place makes ``ollama list`` fail: nobody would look for it there."""
+    link = ollama.directory / "manifests/registry.ollama.ai/library/gone/latest"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nowhere")
+    (warning,) = ollama.engine.plan(ollama.request()).warnings
+    assert str(link) in warning
+    ollama.engine.install(ollama.request())
+    assert link.is_symlink()
+
+
+def test_deprecated_parameters_are_named(ollama: Case) -> None:
+    """They have no effect, which somebody who tuned a model with them must hear; the layers are those without them."""
+    text = "TEMPLATE x\nPARAMETER top_k 4\n"
+    plain = ollama.engine.install(ollama.request(modelfile=text, name="plain"))
+    old = ollama.request(modelfile=f"{text}PARAMETER mirostat 2\n", name="old")
+    (warning,) = ollama.engine.plan(old).warnings
+    assert warning.endswith("no longer has these parameters: mirostat")
+    assert ollama.engine.install(old).files[:-1] == plain.files[:-1]
+
+
 def test_no_shell_in_names(ollama: Case) -> None:
     """A models directory with a blank must come out quoted."""
     case = replace(ollama, directory=ollama.directory.parent / "my models")

@@ -3,21 +3,19 @@
 import json
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
-from engine_cases import Blobs, contents
+from engine_cases import Blobs
 from make_models import SENTENCE, make_awq, make_gguf, make_sharded_safetensors, make_split_gguf
 from real_engines import llama_generate, ollama_server, require_engine, vllm_generate
 
 from modelvault.artifact import Origin, StoredModel, Traits
-from modelvault.engines import InstallRecord, InstallRequest, LinkMode, Owner, Target, engines
+from modelvault.engines import InstallRecord, InstallRequest, Target, engines
 
 pytestmark = pytest.mark.engine
-NOBODY = 65534
 MODELFILE = (
     'TEMPLATE """{{ if .System }}<s>{{ .System }}{{ end }}{{ .Prompt }}"""\n'
     "PARAMETER temperature 0.7\nPARAMETER stop <|end|>\nPARAMETER num_ctx 256\nPARAMETER use_mmap true\n"
@@ -83,47 +81,6 @@ def test_ollama_create_writes_the_same(blobs: Blobs, tiny: tuple[StoredModel, Pa
         server.run("create", "again", "-f", str(again))
         repeated = json.loads((models / "manifests/registry.ollama.ai/library/again/latest").read_bytes())
         assert [layer["digest"] for layer in repeated["layers"]] == [layer["digest"] for layer in real["layers"]]
-
-
-def test_ollama_prunes_and_removes_without_harm(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
-    """Start-up pruning must spare what we installed; ``cp`` and ``rm`` must leave the vault whole."""
-    models = tmp_path / "models"
-    record = install(blobs, tiny[0], Target("ollama", models))
-    for file in record.files:
-        os.utime(models / file.path, (1, 1))
-    with ollama_server(models) as server:
-        assert engines()["ollama"].verify(record) == []
-        server.run("cp", "tiny:q8_0", "copy")
-        server.run("rm", "tiny:q8_0")
-        assert SENTENCE.startswith(server.generate("copy", "hello", tokens=3))
-        server.run("rm", "copy")
-    assert blobs.intact()
-    assert contents(models) == {}
-
-
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="filling another user's store needs root")
-def test_ollama_as_another_user(blobs: Blobs, tiny: tuple[StoredModel, Path]) -> None:
-    """The service's user must be able to touch and remove what root installed, and nothing of the vault."""
-    if not os.stat(require_engine("ollama")).st_mode & 0o001:
-        pytest.skip("the ollama binary cannot be run by other users")
-    with tempfile.TemporaryDirectory() as place:
-        models = Path(place) / "models"
-        models.mkdir()
-        for path in (Path(place), models):
-            os.chown(path, NOBODY, NOBODY)
-        record = install(blobs, tiny[0], Target("ollama", models))
-        assert record.files[0].link in {"copy", "reflink"}
-        with ollama_server(models, uid=NOBODY) as server:
-            (Path(place) / "Modelfile").write_text("FROM tiny:q8_0\nSYSTEM x\n")
-            server.run("create", "derived", "-f", f"{place}/Modelfile")
-            server.run("cp", "derived", "copied")
-            assert SENTENCE.startswith(server.generate("copied", "hello", tokens=3))
-            server.run("rm", "tiny:q8_0", "derived", "copied")
-        assert contents(models) == {}
-        owner = Owner(NOBODY, NOBODY)
-        assert install(blobs, tiny[0], Target("ollama", models), owner=owner, link=LinkMode.COPY)
-    assert blobs.intact()
 
 
 def test_llama_cpp_loads_from_the_folder(blobs: Blobs, tiny: tuple[StoredModel, Path], tmp_path: Path) -> None:
