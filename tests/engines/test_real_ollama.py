@@ -1,18 +1,21 @@
 """The real Ollama and llama.cpp, on models of several layers: merged shards, templates of ours, adapters and projectors."""
 
+import base64
 import json
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 from engine_cases import Blobs
 from machines import Machine
-from make_models import SENTENCE, SMALL, make_gguf, make_split_gguf
+from make_models import SENTENCE, make_gguf, make_split_gguf
 from real_engines import OllamaServer, llama_generate, ollama_server
 from split_models import TRAITS, split_model
+from tiny_parts import AFTER_SEEN, SIDE, STUCK, make_adapter, make_projector
 
 from modelvault.engines import InstallRecord, InstallRequest, LinkMode, Removal, Target, engines, parse_target
 from modelvault.engines.chat_templates import families
@@ -111,36 +114,22 @@ def test_templates_say_what_the_models_expect(blobs: Blobs, tmp_path: Path) -> N
         assert answer["message"]["content"]
 
 
-def make_adapter(path: Path) -> None:
-    """Write a LoRA for the small model that changes nothing: its second matrix is zero."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
-    shape = (SMALL.hidden, SMALL.heads * SMALL.head)
-    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((4, shape[0]), np.float32))
-    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.zeros((shape[1], 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def png() -> str:
+    """An image, in base64."""
 
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-def make_projector(path: Path) -> None:
-    """Write what Ollama takes for a projector; no engine could load it."""
-    writer = gguf.GGUFWriter(path, "clip")
-    writer.add_type("mmproj")
-    writer.add_uint32("clip.vision.block_count", 1)
-    writer.add_tensor("v.patch_embd.weight", np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    rows = b"".join(b"\0" + bytes([8 * row, 0, 255 - 8 * row]) * 28 for row in range(28))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 8, 2, 0, 0, 0))
+    return base64.b64encode(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    ).decode()
 
 
 @pytest.mark.parametrize("part", ["adapter", "projector"])
 def test_parts_are_what_create_makes_of_them(blobs: Blobs, tmp_path: Path, part: str) -> None:
-    """The same layers, and a config that says the same of the model's files."""
+    """The same layers, a config that says the same of the model's files, and an answer that only they can give."""
     make_gguf(tmp_path / "tiny-Q8_0.gguf")
     if part == "adapter":
         make_adapter(tmp_path / "extra.gguf")
@@ -162,9 +151,35 @@ def test_parts_are_what_create_makes_of_them(blobs: Blobs, tmp_path: Path, part:
         ours, theirs = config(models, "tiny/q8_0"), config(models, "again/latest")
         if part == "projector":  # create takes its two files in random order, and the first for the family
             assert sorted(theirs["model_families"]) == sorted(ours["model_families"]) == ["clip", "llama"]
+            assert "vision" in server.api("/api/show", {"model": "tiny:q8_0"})["capabilities"]
+            assert SENTENCE.startswith(server.generate("tiny:q8_0", "hello"))
+            asked = [{"role": "user", "content": "what is [img]", "images": [png()]}]
+            options = {"num_ctx": 256, "num_predict": 6, "temperature": 0}
+            body = {"model": "tiny:q8_0", "messages": asked, "stream": False, "options": options}
+            assert server.api("/api/chat", body)["message"]["content"] == AFTER_SEEN
         else:
             assert ours == theirs
-            assert SENTENCE.startswith(server.generate("tiny:q8_0", "hello"))
+            assert server.generate("tiny:q8_0", "hello", tokens=3) == f" {STUCK}" * 3
+
+
+def test_parts_in_a_newer_release(blobs: Blobs, tmp_path: Path) -> None:
+    """It can show what it has of a model, and load neither part here."""
+    make_gguf(tmp_path / "tiny-Q8_0.gguf")
+    make_projector(tmp_path / "mmproj.gguf")
+    make_adapter(tmp_path / "extra.gguf")
+    content = {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")}
+    stored = blobs.model("org/tiny", content, traits=TRAITS)
+    target = Target("ollama", tmp_path / "models")
+    record = engines()["ollama"].install(
+        InstallRequest(stored, blobs.path, target, modelfile="TEMPLATE {{ .Prompt }}\nADAPTER ./extra.gguf\n")
+    )
+    with ollama_server(target.directory, release="ollama-newer") as server:
+        shown = server.api("/api/show", {"model": "tiny:q8_0"})
+        assert shown["capabilities"] == ["completion", "vision"]
+        assert shown["projector_info"]["clip.vision.image_size"] == SIDE
+        paths = [str(target.directory / file.path) for file in record.files[:3]]
+        assert all(path in shown["modelfile"] for path in paths)
+        assert f"ADAPTER {paths[2]}\n" in shown["modelfile"]
 
 
 MODELFILE = (
