@@ -250,6 +250,8 @@ def copy_bytes(source: Path, destination: Path, *, on_bytes: Callable[[bytes], o
             offset = 0
             while block := reader.read(4 * BLOCK):
                 write_all(descriptor, block, offset)
+                # Else the sync at the end would be the first to wait for the disk, for all of it.
+                start_writeback(descriptor, offset, len(block))
                 offset += len(block)
                 if on_bytes is not None:
                     on_bytes(block)

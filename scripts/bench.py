@@ -2,7 +2,8 @@
 
 Each row runs our command and the peer's alternately and compares the medians. Everybody starts with a cold or equally warm cache:
 the inputs are read once before. Peers do not sync what they wrote, we do; the time that a sync of the peer's output takes after its
-run is measured too and shown in a column of its own. Peak memory is that of our process. Needs hf, openssl, tar, zstd, pigz.
+run is measured too and shown in a column of its own. Peak memory is that of our process. Needs hf, openssl, tar, zstd, pigz; for some
+rows root (they mount file systems) or Ollama (scripts/setup-engines).
 """
 
 import argparse
@@ -12,168 +13,21 @@ import os
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from bench_ollama import bench_ollama
+from bench_tools import MODELVAULT, Bench, Row, Timing, bench_vault, serving
 from faulty_hub import FaultyHub
 from machines import small_disk
 
-MODELVAULT = [sys.executable, "-m", "modelvault"]
 MEMORY_LIMIT = 250  # MB
 SLOW = 25_000_000  # bytes per second and connection of the slow server
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One run: seconds, those that a sync took after it, and the peak memory in MB."""
-
-    seconds: float
-    sync: float = 0.0
-    memory: float = 0.0
-
-
-@dataclass
-class Row:
-    """One comparison; ``goal`` is how many times faster than the peer we mean to be."""
-
-    name: str
-    peer: str
-    goal: float
-    ours: list[Timing] = field(default_factory=list)
-    theirs: list[Timing] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """The peer's median over ours: above one, we are faster."""
-        return _median(self.theirs) / _median(self.ours)
-
-    @property
-    def synced_ratio(self) -> float:
-        """The same, with the peer's output synced as ours is."""
-        return statistics.median(t.seconds + t.sync for t in self.theirs) / _median(self.ours)
-
-    def cells(self) -> list[str]:
-        """Give the row as text."""
-        memory = max(timing.memory for timing in self.ours)
-        return [
-            self.name,
-            f"{_median(self.ours):.2f} s",
-            self.peer,
-            f"{_median(self.theirs):.2f} s",
-            f"{self.ratio:.2f}",
-            f"{self.synced_ratio:.2f}",
-            f"{self.goal:g}",
-            f"{memory:.0f} MB",
-        ]
-
-
-def _median(timings: Sequence[Timing]) -> float:
-    return statistics.median(timing.seconds for timing in timings)
-
-
-class Bench:
-    """The place of one run, and how commands are timed in it."""
-
-    def __init__(self, root: Path, size: int, runs: int) -> None:
-        """Prepare directories below ``root``; ``size`` in bytes is that of each model."""
-        self.root = root
-        self.size = size
-        self.runs = runs
-        self.environment = {
-            **os.environ,
-            "HOME": str(root / "home"),
-            "HF_HOME": str(root / "home/huggingface"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        }
-        (root / "home").mkdir()
-
-    def run(self, *command: str | Path, sync: Path | None = None, **variables: str) -> Timing:
-        """Time one command; a shell line is given as one string. Raises ``CalledProcessError`` if it fails."""
-        words = (
-            ["bash", "-o", "pipefail", "-c", str(command[0])] if len(command) == 1 else [str(word) for word in command]
-        )
-        before = time.perf_counter()
-        process = subprocess.Popen(
-            words,
-            env=self.environment | variables,
-            cwd=self.root,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-        )
-        assert process.stderr is not None
-        message = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - before
-        process.returncode = os.waitstatus_to_exitcode(status)
-        process.stderr.close()
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, words, stderr=message)
-        waited = 0.0
-        if sync is not None:
-            before = time.perf_counter()
-            subprocess.run(["sync", "-f", str(sync)], check=True)
-            waited = time.perf_counter() - before
-        return Timing(seconds, waited, usage.ru_maxrss / 1000)
-
-    def modelvault(self, vault: Path, *arguments: str | Path, **variables: str) -> Timing:
-        """Time one of our commands."""
-        return self.run(*MODELVAULT, *arguments, MODELVAULT_HOME=str(vault), **variables)
-
-    def compare(self, row: Row, ours: Callable[[], Timing], theirs: Callable[[], Timing]) -> Row:
-        """Run both alternately, after a sync, so that nobody pays for the other's writes."""
-        for number in range(self.runs):
-            order = [(ours, row.ours), (theirs, row.theirs)]
-            for work, timings in order if number % 2 else reversed(order):
-                subprocess.run(["sync"], check=True)
-                timings.append(work())
-            print(f"  {row.name}: run {number + 1} of {self.runs}", file=sys.stderr, flush=True)
-        return row
-
-    def make(self, kind: str, directory: Path, size: int, *, shards: int = 4) -> None:
-        """Make a model in a process of its own: Linux counts what we held at the fork into the peak memory of what we time."""
-        maker = Path(__file__).with_name("make_models.py")
-        subprocess.run(
-            [sys.executable, maker, kind, directory, "--size", str(size), "--shards", str(shards)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-
-    def fresh(self, name: str) -> Path:
-        """Give an empty directory of that name."""
-        path = self.root / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return path
-
-
-@contextmanager
-def serving(bench: Bench, vault: Path) -> Iterator[str]:
-    """Offer a vault with ``modelvault serve`` in a process of its own."""
-    process = subprocess.Popen(
-        [*MODELVAULT, "serve", "--port", "0"],
-        env=bench.environment | {"MODELVAULT_HOME": str(vault)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        yield next(word for word in process.stderr.readline().split() if word.startswith("http"))
-    finally:
-        process.terminate()
-        process.wait()
-        if process.stderr:
-            process.stderr.close()
 
 
 def bench_pull(bench: Bench) -> Iterator[Row]:
@@ -350,15 +204,6 @@ def bench_resume(bench: Bench) -> Iterator[Row]:
     )
 
 
-def bench_vault(bench: Bench) -> Path:
-    """Give a vault with the large GGUF and a key."""
-    pc = bench.root / "pc"
-    if not pc.exists():
-        bench.modelvault(pc, "add", bench.root / "model-gguf", "--name", "bench")
-        bench.modelvault(pc, "keys", "new")
-    return pc
-
-
 def bench_import(bench: Bench) -> Iterator[Row]:
     """Import into an engine's directory on the same file system."""
     pc, drive, archive = bench_vault(bench), bench.fresh("ssd"), bench.fresh("archive")
@@ -429,6 +274,7 @@ BENCHES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "resume": bench_resume,
     "thin": bench_thin,
     "import": bench_import,
+    "ollama": bench_ollama,
 }
 
 
@@ -467,7 +313,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="modelvault-bench-") as place:
         bench = Bench(Path(place), int(options.size * 1e9), options.runs)
         chosen = options.only or list(BENCHES)
-        if {"pull", "bundle", "targets", "resume", "import"} & set(chosen):
+        if {"pull", "bundle", "targets", "resume", "import", "ollama"} & set(chosen):
             bench.make("large-gguf", bench.root / "model-gguf", bench.size)
         if "pull" in chosen:
             bench.make("large-safetensors", bench.root / "model-safetensors", bench.size)
@@ -475,10 +321,16 @@ def main() -> int:
         print(report(rows, bench))
     missed = [row.name for row in rows if row.ratio < row.goal]
     heavy = [row.name for row in rows if max(timing.memory for timing in row.ours) > MEMORY_LIMIT]
-    for text, names in (("slower than meant", missed), (f"more than {MEMORY_LIMIT} MB", heavy)):
+    wrote = [row.name for row in rows if row.wrote_too_much]
+    complaints = (
+        ("slower than meant", missed),
+        (f"more than {MEMORY_LIMIT} MB", heavy),
+        ("wrote more than meant", wrote),
+    )
+    for text, names in complaints:
         if names:
             print(f"{text}: {', '.join(names)}", file=sys.stderr)
-    return bool(missed or heavy)
+    return bool(missed or heavy or wrote)
 
 
 if __name__ == "__main__":

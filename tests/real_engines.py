@@ -63,6 +63,7 @@ class OllamaServer:
     """A running server: its address, and how to ask it."""
 
     program: Path
+    pid: int
     port: int
     environment: Mapping[str, str]
     log: Path
@@ -139,7 +140,7 @@ def ollama_server(models_dir: Path, *, uid: int | None = None, release: str = "o
             )
         try:
             _await_port(port, server, log)
-            yield OllamaServer(program, port, environment, log)
+            yield OllamaServer(program, server.pid, port, environment, log)
         finally:
             # SIGTERM first: the server ends its model runners itself.
             server.terminate()

@@ -14,6 +14,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -190,12 +191,18 @@ class Placer(Caretaker):
 
     def _copy(self, wanted: Wanted, temporary: Path) -> None:
         state = hashlib.sha256()
+        # Hashing lets go of the interpreter: it keeps a second processor busy while the next block is read and written.
+        with ThreadPoolExecutor(1) as beside:
+            hashed: Future[None] | None = None
 
-        def note(block: bytes) -> None:
-            state.update(block)
-            self._request.on_bytes(len(block))
+            def note(block: bytes) -> None:
+                nonlocal hashed
+                if hashed is not None:
+                    hashed.result()
+                hashed = beside.submit(state.update, block)
+                self._request.on_bytes(len(block))
 
-        fsio.copy_bytes(wanted.source, temporary, on_bytes=note)
+            fsio.copy_bytes(wanted.source, temporary, on_bytes=note)
         if state.hexdigest() != wanted.file.digest.hex:
             raise damaged(wanted)
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from engine_cases import MODELFILE, Case, contents
 from hypothesis import given
 from hypothesis import strategies as st
+from machines import Machine
+from make_models import make_large_gguf
 
 from modelvault.artifact import Origin, Recipe, Traits
 from modelvault.engines import LinkMode
@@ -284,6 +288,16 @@ def test_deprecated_parameters_are_named(ollama: Case) -> None:
     (warning,) = ollama.engine.plan(old).warnings
     assert warning.endswith("no longer has these parameters: mirostat")
     assert ollama.engine.install(old).files[:-1] == plain.files[:-1]
+
+
+def test_an_install_beside_the_vault_writes_little(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """``ollama create`` writes the whole model a second time; ours is a link, a manifest and what the vault notes of it."""
+    server = machine("server")
+    make_large_gguf(tmp_path / "large.gguf", 8_000_000)
+    server.run("add", tmp_path / "large.gguf", "--name", "large")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock
+    server.run("install", "large", "--engine", f"ollama={server.root / 'models'}")
+    assert 512 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_oublock - before) < 1_000_000
 
 
 def test_no_shell_in_names(ollama: Case) -> None:
