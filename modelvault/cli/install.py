@@ -20,7 +20,8 @@ Engines = Annotated[
     typer.Option(
         "--engine",
         metavar="ENGINE[=DIR]",
-        help="ollama[=MODELS_DIR], vllm[=HF_HUB_CACHE], llamacpp=MODELS_DIR, tgi[=HF_HOME], sglang[=HF_HUB_CACHE], "
+        help="ollama[=MODELS_DIR], ollama=http://HOST:11434 (a server whose directory is out of reach: on another machine, in a "
+        "container), vllm[=HF_HUB_CACHE], llamacpp=MODELS_DIR, tgi[=HF_HOME], sglang[=HF_HUB_CACHE], "
         "textgen=USER_DATA, tabbyapi=MODELS_DIR, exllama=MODELS_DIR or folder=DIR. Repeatable; else Ollama and vLLM, where found.",
         autocompletion=completion.engines,
     ),
@@ -58,6 +59,7 @@ def install(
     \b
     Examples:
       modelvault install llama-3.1-8b --engine ollama
+      modelvault install llama-3.1-8b --engine ollama=http://gpu1:11434
       modelvault install qwen2.5-7b-awq --engine vllm=/srv/hub --owner vllm:vllm
       modelvault install llama-3.1-8b --engine folder=/srv/llama.cpp/models
     """
@@ -107,7 +109,11 @@ def uninstall(
     ],
     engine: Annotated[
         str,
-        typer.Option(metavar="ENGINE[=DIR]", help="Which engine to remove it from.", autocompletion=completion.engines),
+        typer.Option(
+            metavar="ENGINE[=DIR]",
+            help="Which engine to remove it from, with the directory or address that the install named.",
+            autocompletion=completion.engines,
+        ),
     ],
     as_json: Json = False,
 ) -> None:

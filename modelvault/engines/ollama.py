@@ -1,6 +1,6 @@
 """Ollama: blobs and a manifest written straight into a models directory; no server, no copy, the digest kept.
 
-``ollama create`` would do, but needs a running server, doubles the disk space and, from 0.30 on, rewrites the GGUF. What is
+``ollama create`` would do, but needs a running server, doubles the disk space and, from 0.30.0 to 0.34.0, rewrites the GGUF. What is
 written here is what ``create`` of 0.24.0 writes; a running server sees it at once.
 """
 

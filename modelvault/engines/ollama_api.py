@@ -99,7 +99,7 @@ class OllamaApiEngine:
             layer.digest: self._send(client, request, layout, layer) for layer in layout.layers if layer.data is None
         }
         client.create(_creation(layout, name))
-        # Releases from 0.30 on keep a rewritten copy instead of the file that was sent: what the model names is what there is.
+        # Releases from 0.30.0 to 0.34.0 keep a rewritten copy instead of the file that was sent: what the model names is what there is.
         used = set(_BLOB.findall(client.modelfile(str(name))))
         files = [
             InstalledFile(layer.path, str(layer.digest), layer.size, kinds[layer.digest])

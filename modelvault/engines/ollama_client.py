@@ -15,7 +15,7 @@ from modelvault.artifact import Digest
 from modelvault.errors import EngineRefused, UsageProblem
 
 _SECONDS = 600.0
-"""Without a byte. The server hashes, and from 0.30 on rewrites, tens of gigabytes before it answers."""
+"""Without a byte. The server hashes, and in some releases rewrites, tens of gigabytes before it answers."""
 _MAX_ANSWER = 64 << 20  # bytes
 
 

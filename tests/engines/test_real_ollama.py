@@ -13,7 +13,7 @@ import pytest
 from engine_cases import Blobs
 from machines import Machine
 from make_models import SENTENCE, make_gguf, make_split_gguf
-from real_engines import OllamaServer, llama_generate, ollama_server
+from real_engines import OLLAMAS, OllamaServer, llama_generate, ollama_server
 from split_models import TRAITS, split_model
 from tiny_parts import AFTER_SEEN, SIDE, STUCK, make_adapter, make_projector
 
@@ -188,11 +188,12 @@ MODELFILE = (
 )
 
 
-def test_through_the_api(blobs: Blobs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("release", OLLAMAS)
+def test_through_the_api(blobs: Blobs, tmp_path: Path, release: str) -> None:
     """What the server makes of what it is sent has the same layers as what is written into its directory, shards included."""
     stored = split_model(blobs, tmp_path / "shards")
     models = tmp_path / "models"
-    with ollama_server(models) as server:
+    with ollama_server(models, release=release) as server:
         target = parse_target(f"ollama=http://127.0.0.1:{server.port}", engines())
         adapter = engines()[target.engine]
         request = InstallRequest(stored, blobs.path, target, modelfile=MODELFILE)
@@ -204,7 +205,8 @@ def test_through_the_api(blobs: Blobs, tmp_path: Path) -> None:
         assert plan.files[0].size == record.files[0].size == sum(sent)
         assert record.directory == f"http://127.0.0.1:{server.port}"
         assert InstallRecord.from_json(record.to_json()) == record
-        assert SENTENCE.startswith(server.generate(record.installed_name, "hello"))
+        if release == "ollama":
+            assert SENTENCE.startswith(server.generate(record.installed_name, "hello"))
         beside = replace(request, target=Target("ollama", models), name="beside")
         engines()["ollama"].install(beside)
         assert layer_digests(models, "beside/latest") == layer_digests(models, "tiny/q8_0")
@@ -231,6 +233,23 @@ def test_through_the_api(blobs: Blobs, tmp_path: Path) -> None:
         adapter.verify(record)
     assert "running" in (refused.value.hint or "")
     assert blobs.intact()
+
+
+def test_what_a_newer_server_refuses(blobs: Blobs, tmp_path: Path) -> None:
+    """It says so in words, which must reach the user as they are; written into its directory the adapter stays the user's choice."""
+    make_gguf(tmp_path / "tiny-Q8_0.gguf")
+    make_adapter(tmp_path / "extra.gguf")
+    content = {path.name: path.read_bytes() for path in tmp_path.glob("*.gguf")}
+    stored = blobs.model("org/tiny", content, traits=TRAITS)
+    with ollama_server(tmp_path / "models", release="ollama-newer") as server:
+        target = parse_target(f"ollama=http://127.0.0.1:{server.port}", engines())
+        for modelfile, reason in (
+            ("ADAPTER ./extra.gguf\n", "LoRA adapters are no longer supported"),
+            ("ADAPTER ./extra.gguf\nPARAMETER typical_p 0.5\n", "typical_p is no longer supported"),
+        ):
+            with pytest.raises(EngineRefused, match=reason):
+                engines()[target.engine].install(InstallRequest(stored, blobs.path, target, modelfile=modelfile))
+        assert server.api("/api/tags")["models"] == []
 
 
 def test_the_program_through_the_api(tmp_path: Path) -> None:
