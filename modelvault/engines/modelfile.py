@@ -14,6 +14,7 @@ from ctypes import c_float
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from modelvault.engines.go_template import fault_in
 from modelvault.errors import UsageProblem
 
 KEYWORDS = (
@@ -204,10 +205,12 @@ def _problem(line: int, message: str, hint: str | None = None) -> UsageProblem:
 
 
 def validate(instruction: Instruction) -> None:
-    """Raise ``UsageProblem`` for a role, a parameter or a version that Ollama would not take."""
+    """Raise ``UsageProblem`` for a role, a parameter, a template or a version that Ollama would not take."""
     line, value = instruction.line, instruction.value
     if instruction.keyword == "MESSAGE" and instruction.argument not in ROLES:
         raise _problem(line, f"not a role: {instruction.argument!r}", f"roles are {', '.join(ROLES)}")
+    if instruction.keyword == "TEMPLATE" and (fault := fault_in(value)):
+        raise _problem(line, f"the template is broken: {fault}")
     if instruction.keyword == "REQUIRES" and not _VERSION.fullmatch(value):
         raise _problem(line, f"not a version: {value[:40]!r}", "versions look like 0.24.0")
     if instruction.keyword == "PARAMETER":

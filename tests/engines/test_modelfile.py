@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from modelvault.engines.go_template import fault_in
 from modelvault.engines.modelfile import (
     FLOATS,
     INTEGERS,
@@ -101,9 +102,8 @@ def go_parse(text: str) -> list[tuple[str, str, str | None]] | None:  # noqa: PL
 
 
 INSTRUCTIONS = st.one_of(
-    st.builds(
-        Instruction, st.sampled_from(["TEMPLATE", "SYSTEM", "LICENSE", "RENDERER", "PARSER"]), TEXT.map(printable)
-    ),
+    st.builds(Instruction, st.sampled_from(["SYSTEM", "LICENSE", "RENDERER", "PARSER"]), TEXT.map(printable)),
+    st.builds(Instruction, st.just("TEMPLATE"), TEXT.map(printable).filter(lambda text: fault_in(text) is None)),
     st.builds(Instruction, st.just("MESSAGE"), TEXT.map(printable), st.sampled_from(ROLES)),
     st.builds(Instruction, st.just("PARAMETER"), TEXT.map(printable), st.just("stop")),
     st.builds(
@@ -215,6 +215,7 @@ def test_grammar() -> None:
         ("MESSAGE robot hello", 1, "not a role"),
         ("REQUIRES soon", 1, "not a version"),
         ("REQUIRES 1.02.3", 1, "not a version"),
+        ('TEMPLATE """{{ .System }}\n{{ if .Prompt }}"""', 1, "the template is broken: {{ if }} has no {{ end }}"),
         ("REQUIRES 1.2.3-x.01", 1, "not a version"),
         ("SYSTEM x\nGREETING y", 2, "not an instruction: 'GREETING'"),
         ("SYSTEM", 1, "not an instruction: 'SYSTEM'"),

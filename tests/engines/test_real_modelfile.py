@@ -57,6 +57,9 @@ REFUSED = {
     "instruction": "GREETING x\n",
     "no value": "SYSTEM\n",
     "version": "REQUIRES 1.02.3\n",
+    "open action": "TEMPLATE {{ .X\n",
+    "open block": "TEMPLATE {{ if .System }}{{ .Prompt }}\n",
+    "an end too many": "TEMPLATE {{ .Prompt }}{{ end }}\n",
 }
 
 

@@ -223,7 +223,7 @@ def test_through_the_api(blobs: Blobs, tmp_path: Path, release: str) -> None:
             with pytest.raises(EngineRefused, match="has another model named tiny:q8_0 already"):
                 attempt(request)
         with pytest.raises(EngineRefused, match=r"refused the model: .*template"):
-            adapter.install(replace(request, name="bad", modelfile="TEMPLATE {{ .Broken\n"))
+            adapter.install(replace(request, name="bad", modelfile="TEMPLATE {{ unheard .Of }}\n"))
         assert adapter.uninstall(changed).removed == ("tiny:q8_0",)
         assert adapter.uninstall(changed) == Removal()
         assert any("has no model" in problem for problem in adapter.verify(changed))
