@@ -136,7 +136,10 @@ def failed(directory: Path, reason: str) -> DriveFailed:
 
 
 _UNMOUNTED = {errno.ENOENT, errno.ENOTDIR}
-_GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN}
+_GONE = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN, errno.ETIMEDOUT}
+_GONE |= {
+    getattr(errno, name) for name in ("ENOMEDIUM", "EREMOTEIO", "ESHUTDOWN", "EUCLEAN") if hasattr(errno, name)
+}  # Linux
 
 
 @contextlib.contextmanager

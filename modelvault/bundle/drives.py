@@ -42,7 +42,7 @@ class Drive:
     """A place that the user named to write to, as it was found.
 
     ``device`` tells file systems apart (``st_dev``): places on the same one share its ``free`` bytes. ``kind`` is the type of the
-    file system, ``None`` where the system cannot say (macOS).
+    file system and ``mount`` where it is mounted, ``None`` where the system cannot say (macOS).
     """
 
     path: Path
@@ -50,6 +50,7 @@ class Drive:
     free: int
     kind: str | None
     read_only: bool
+    mount: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +111,13 @@ def _unescaped(field: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
-def kind_at(path: Path, mounts: Iterable[Mount]) -> str | None:
-    """Give the type of the file system that a path without links lies on: the longest mount point, the last of equal ones."""
+def mount_at(path: Path, mounts: Iterable[Mount]) -> Mount | None:
+    """Give the mount that a path without links lies on: the longest mount point, the last of equal ones."""
     found = None
     for mount in mounts:
         if path.is_relative_to(mount.point) and (found is None or len(mount.point.parts) >= len(found.point.parts)):
             found = mount
-    return found.kind if found else None
+    return found
 
 
 def worst_case(members: Sequence[Member]) -> int:
@@ -210,12 +211,14 @@ def probe(path: Path) -> Drive:
     mounts = ""
     with contextlib.suppress(FileNotFoundError):  # macOS has none
         mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
+    mount = mount_at(path.resolve(), parse_mounts(mounts))
     return Drive(
         path=path,
         device=path.stat().st_dev,
         free=filesystem.free_space(path),
-        kind=kind_at(path.resolve(), parse_mounts(mounts)),
+        kind=mount.kind if mount else None,
         read_only=bool(system.f_flag & os.ST_RDONLY),
+        mount=mount.point if mount else None,
     )
 
 

@@ -3,6 +3,7 @@
 ```
 <root>/<sha256 of bundle.json>/bundle.json   the index
 <root>/<sha256 of bundle.json>/target        the directories on the drives, every one that was ever named, with a zero byte between two
+<root>/<sha256 of bundle.json>/key           the fingerprint of the key that signs it
 <root>/<sha256 of bundle.json>/frames.jsonl  one line per event, in order:
     ["drive", id, directory]                  a drive is here, mounted so; it has no sums (any more)
     ["place", volume, id]                     the volume is begun on that drive; it is not closed
@@ -34,20 +35,22 @@ from modelvault.artifact import Digest
 from modelvault.bundle import format as wire
 from modelvault.bundle.index import MAX_INDEX, BundleRefused, BundleTooNew, Index
 from modelvault.bundle.table import Frame
-from modelvault.errors import ModelvaultError
+from modelvault.errors import ModelvaultError, UsageProblem
 
 _INDEX = "bundle.json"
 _TARGET = "target"
+_KEY = "key"
 _FRAMES = "frames.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A bundle that was begun and not finished: its index, where it was being written, its journal."""
+    """A bundle that was begun and not finished: its index, where it was being written, its journal, the fingerprint of its key."""
 
     index: Index
     directories: tuple[Path, ...]
     journal: Path
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +78,24 @@ def find_unfinished(root: Path) -> tuple[Unfinished, ...]:
     for journal in sorted(root.glob("*")) if root.is_dir() else ():
         try:
             raw = fsio.read_regular(journal / _INDEX, limit=MAX_INDEX)
-            targets = _read_targets(journal)
+            targets, key = _read_targets(journal), _read_key(journal)
         except (FileNotFoundError, NotADirectoryError):
             continue  # a lock file, or a journal that was cut short before anything was written
         try:
             index = wire.decode(raw)
         except (BundleRefused, BundleTooNew):
             continue  # begun by another version, which alone can go on with it; it must not keep us from writing others
-        found.append(Unfinished(index, targets, journal))
+        found.append(Unfinished(index, targets, journal, key))
     return tuple(sorted(found, key=lambda unfinished: unfinished.index.sequence, reverse=True))
 
 
 def _read_targets(journal: Path) -> tuple[Path, ...]:
     data = fsio.read_regular(journal / _TARGET, limit=1 << 20)
     return tuple(Path(os.fsdecode(target)) for target in data.split(b"\0"))
+
+
+def _read_key(journal: Path) -> str:
+    return fsio.read_regular(journal / _KEY, limit=1 << 10).decode()
 
 
 class Journal:
@@ -111,17 +118,30 @@ class Journal:
         """Whether this bundle was begun before."""
         return (self._path / _INDEX).exists()
 
-    def begin(self, raw_index: bytes, targets: Sequence[Path]) -> None:
-        """Note what is being written and where; done before a drive is touched."""
+    def require_key(self, fingerprint: str) -> None:
+        """Raise ``UsageProblem`` if this bundle was begun with another key: what it signed would not go with what this one signs."""
+        if self.begun and (key := _read_key(self._path)) != fingerprint:
+            raise UsageProblem(
+                f"this bundle was begun with another key, {key}",
+                hint="go on with it by naming that key with --key (`modelvault keys show` lists them); "
+                "or begin another one, with another --sequence or --label",
+                key=key,
+            )
+
+    def begin(self, raw_index: bytes, targets: Sequence[Path], key: str) -> None:
+        """Note what is being written, where, and with the key of which fingerprint; done before a drive is touched."""
         self._path.mkdir(parents=True, exist_ok=True)
         earlier = _read_targets(self._path) if self.begun else ()
         both = dict.fromkeys((*earlier, *(target.absolute() for target in targets)))
         fsio.atomic_write(self._path / _TARGET, b"\0".join(map(os.fsencode, both)))
         if not self.begun:
+            fsio.atomic_write(self._path / _KEY, key.encode())
             fsio.atomic_write(self._path / _INDEX, raw_index)
 
     def _load(self) -> int:
         """Read what an earlier run noted; give the bytes of it that are whole."""
+        if not self.begun:
+            return 0
         try:
             data = (self._path / _FRAMES).read_bytes()
         except FileNotFoundError:
@@ -236,6 +256,7 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal: the bundle is complete."""
+        (self._path / _INDEX).unlink()  # first: what a crash leaves of the rest says nothing without it
         shutil.rmtree(self._path)
         fsio.fsync_directory(self._path.parent)
 

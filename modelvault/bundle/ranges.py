@@ -28,6 +28,11 @@ class Ranges:
         for begin, end in zip(self._begins, self._ends, strict=True):
             yield begin, end - begin
 
+    @property
+    def total(self) -> int:
+        """How many bytes these are."""
+        return sum(self._ends) - sum(self._begins)
+
     def gaps(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Give offset and length of what is missing within ``length`` bytes from ``offset`` on."""
         end = offset + length

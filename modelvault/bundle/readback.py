@@ -45,10 +45,20 @@ def read_back(
             comparison.finish()
             sums[name] = whole.hexdigest()
     for name, data in documents.items():
-        if b"".join(bytes(piece) for piece in _pieces(directory / name)) != data:
-            raise lost(directory / name, "it differs from what was written")
+        _compare(directory / name, data)
         sums[name] = hashlib.sha256(data).hexdigest()
     return sums
+
+
+def _compare(path: Path, data: bytes) -> None:
+    offset, view = 0, memoryview(data)
+    with contextlib.closing(_pieces(path)) as pieces:
+        for piece in pieces:
+            if piece != view[offset : offset + len(piece)]:
+                raise lost(path, "it differs from what was written")
+            offset += len(piece)
+    if offset < len(data):
+        raise lost(path, "it is cut off")
 
 
 def lost(path: Path, what: str) -> DriveLostData:

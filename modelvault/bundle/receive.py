@@ -30,15 +30,20 @@ from modelvault.progress import Progress, Task
 class Received:
     """What came of it: complete blobs (verified and synced) and where they lie, and why others are not complete.
 
-    ``failed`` ones are damaged or wrong where they lie; ``waiting`` ones only lack the volumes named, which are not here. ``read`` are
-    the bytes of content taken from the drives, ``resumed`` those that an earlier run had taken.
+    ``failed`` ones are damaged or wrong where they lie; ``waiting`` ones only lack the volumes named, which are not here. ``taken`` are
+    the bytes of each blob that came off the drives, ``resumed`` those that an earlier run had taken.
     """
 
     blobs: Mapping[Digest, Path] = field(default_factory=dict)
     failed: Mapping[Digest, str] = field(default_factory=dict)
     waiting: Mapping[Digest, tuple[int, ...]] = field(default_factory=dict)
-    read: int = 0
+    taken: Mapping[Digest, int] = field(default_factory=dict)
     resumed: int = 0
+
+    @property
+    def read(self) -> int:
+        """The bytes that came off the drives, of all blobs together."""
+        return sum(self.taken.values())
 
 
 def receive(
@@ -135,7 +140,7 @@ class _Receiver:
         self._failed: dict[Digest, str] = {}
         self._complete: dict[Digest, Path] = {}
         self._frontier = Frontier(self._sizes)
-        self._read = 0
+        self._read = dict.fromkeys(wanted, 0)
         self._resumed = 0
 
     def run(self, progress: Progress, threads: int) -> Received:
@@ -224,7 +229,7 @@ class _Receiver:
                 for part in taken.parts:
                     run.sync.wrote(self._staging.path(part.blob), part.length)
                     run.task.advance(part.length)
-                    self._read += part.length
+                    self._read[part.blob] += part.length
                     self._count(part, taken.content)
                 for blob in {part.blob for part in taken.parts}:
                     self._settle(blob, run.sync)

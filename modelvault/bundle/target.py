@@ -113,8 +113,9 @@ class Target:
             drive.remove(self.directory / drive.ID_FILE)
             fsio.fsync_directory(self.directory)  # else it is back once the drive was pulled out right after we ended
 
-    def clear(self) -> None:
-        """Leave nothing on a drive that was too full for any volume. Raises an error of the drive."""
+    def clear(self, numbers: Collection[int]) -> None:
+        """Leave nothing on a drive that was too full for any of these volumes. Raises an error of the drive."""
+        self.forget(numbers)
         with drive.faults(self.directory, needed=lambda: 0):
             for name in (SUMS_FILE, SIGNATURE_FILE, *self.documents, drive.ID_FILE):
                 drive.remove(self.directory / name)

@@ -93,6 +93,7 @@ class VolumeWriter:
             job.journal.sync()
             table = FrameTable(job.digest, self._number, job.journal.frames(self._number))
             documents = self._sign(table)
+            fsio.fsync_directory(self._directory)  # also where a run that was killed had put them there already
         job.journal.close_volume(self._number)
         return WrittenVolume(table, documents, self._whole.hexdigest() if self._whole else None, resumed)
 

@@ -16,23 +16,29 @@ from modelvault.bundle.format import encode
 from modelvault.bundle.index import Index, Signer
 from modelvault.bundle.journal import Journal, journal_path, lock_path
 from modelvault.bundle.target import check_place
-from modelvault.bundle.writing import Order, Run
-from modelvault.bundle.written import WriteOptions, Written
+from modelvault.bundle.writing import Run
+from modelvault.bundle.written import Order, WriteOptions, Written
 from modelvault.errors import DigestMismatch
 from modelvault.locks import FileLock
 from modelvault.progress import Progress
 
 
 def write_bundle(
-    index: Index, options: WriteOptions, blob_path: Callable[[Digest], Path], signer: Signer, progress: Progress
+    index: Index,
+    options: WriteOptions,
+    blob_path: Callable[[Digest], Path],
+    signer: Signer,
+    progress: Progress,
+    record: Callable[[Written], object] = lambda _: None,
 ) -> Written:
     """Write a bundle, or go on with it where an earlier run of the same index stopped.
 
-    The journal stays for a later run where a drive that is not here wants to be finished (``Written.finished``).
+    The journal stays for a later run where a drive that is not here wants to be finished (``Written.finished``). ``record`` is told of
+    what was written before the journal goes: a crash between the two has it told once more, by the next run.
 
     Raises ``DigestMismatch`` for a blob of the vault that is not what its name says, ``NoSpace`` when the drives together have too little
     room, before anything is written if that can be told, ``DriveFailed`` when the last of them went away, ``DriveLostData`` when one gives
-    back other bytes, ``UsageProblem`` when something else lies in a directory, ``VaultLocked`` when another process writes the same bundle.
+    back other bytes, ``UsageProblem`` when something else lies in a directory or another key began this bundle, ``VaultLocked`` when another process writes the same bundle.
     """
     raw = encode(index)
     options.journals.mkdir(parents=True, exist_ok=True)
@@ -40,16 +46,20 @@ def write_bundle(
     with FileLock(lock, what=f"the bundle {index.directory_name}"):
         check_blobs(index, blob_path)
         journal = Journal(journal_path(options.journals, raw))
+        journal.require_key(signer.fingerprint)
         for directory, name in zip(options.directories, known_ids(journal, options.directories), strict=True):
             check_place(directory, raw, ours=name is not None)
         _check_drives(index, options, journal)
-        journal.begin(raw, options.directories)
+        journal.begin(raw, options.directories, signer.fingerprint)
         with journal:
+            run = Run(Order(index, raw, options, BlobReader(index, blob_path), signer), journal, progress)
             try:
-                written = Run(Order(index, raw, options, BlobReader(index, blob_path), signer), journal, progress).run()
+                written = run.run()
             except BadBlob as error:
                 raise bad_blob(index, error.blob, error.what) from error
+        record(written)
         if written.finished:
+            run.forget_ids()
             journal.remove()
             lock.unlink(missing_ok=True)
     return written

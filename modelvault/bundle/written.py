@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.artifact import Digest
+from modelvault.bundle.content import BlobReader
+from modelvault.bundle.index import Index, Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,17 @@ class WriteOptions:
     read_back: bool = True
     threads: int | None = None
     swap: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be written. ``raw`` are the bytes of ``bundle.json``."""
+
+    index: Index
+    raw: bytes
+    options: WriteOptions
+    blobs: BlobReader
+    signer: Signer
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,11 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
         if result.there_already:
             yield f"{result.directory} holds just these models, finished: nothing would be written"
             return
-        yield f"would write {human_size(result.size)} in {counted(len(result.volumes), 'volume')} to {result.directory}"
-        yield f"free there: {human_size(result.free)}; signed with {result.key or 'a new key'}"
+        several = len(result.drives) > 1
+        to = f"{len(result.drives)} drives" if several else result.directory
+        free = "" if several else f"free there: {human_size(result.free)}; "  # that of each is in the table
+        yield f"would write {human_size(result.size)} in {counted(len(result.volumes), 'volume')} to {to}"
+        yield f"{free}signed with {result.key or 'a new key'}"
         if result.seconds is not None:
             yield f"this would take about {human_time(result.seconds)}, from a short measured write"
         yield ""

@@ -22,6 +22,9 @@ Site = Annotated[
 ]
 
 
+_MENDED = "mended by the patch"
+
+
 def verify(
     subjects: Annotated[
         list[str] | None,
@@ -86,11 +89,13 @@ def verify(
 
 def lines(result: "VerifyResult") -> Iterator[str]:
     """Show the verdict and every damage."""
-    for damage in result.damage:
-        models = f" (needed by {', '.join(damage.models)})" if damage.models else ""
-        yield f"damaged: {damage.where}: {damage.problem}{models}"
+    for state, found in (("damaged", result.damage), (_MENDED, result.mended)):
+        for damage in found:
+            models = f" (needed by {', '.join(damage.models)})" if damage.models else ""
+            yield f"{state}: {damage.where}: {damage.problem}{models}"
     rate = human_size(result.size / max(result.seconds, 1e-3))
-    verdict = "all sound" if not result.damage else f"{len(result.damage)} damaged"
+    counts = {"damaged": len(result.damage), _MENDED: len(result.mended)}
+    verdict = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "all sound"
     yield f"{result.subject}: {counted(result.checked, result.unit)} checked, {verdict}"
     if result.unit == "frame":
         yield f"signed by {result.signer}" if result.signer else "NOT signed by anyone trusted here: integrity only"
@@ -100,15 +105,18 @@ def lines(result: "VerifyResult") -> Iterator[str]:
         yield from request_lines(result.request)
 
 
+_STATES = {"present": "present", "damaged": "damaged", "mended": _MENDED, "missing": "missing"}
+
+
 def _state_lines(result: "VerifyResult") -> Iterator[str]:
     """Show what is here of a bundle, unless that is all of it."""
     from modelvault.bundle.index import name_volumes
 
     if all(volume.state == "present" for volume in result.volumes):
         return
-    for state in ("present", "damaged", "missing"):
+    for state, words in _STATES.items():
         if numbers := [volume.number for volume in result.volumes if volume.state == state]:
-            yield f"{state}: {name_volumes(numbers)}"
+            yield f"{words}: {name_volumes(numbers)}"
     for model in result.models:
         if model.state == "wanted":
             yield f"{model.name}: still wanted from {name_volumes(model.volumes)}"

@@ -10,8 +10,9 @@ from pathlib import Path
 from modelvault import fsio
 from modelvault.artifact import ModelName
 from modelvault.bundle.check import stored_size
+from modelvault.bundle.format import encode
 from modelvault.bundle.index import SUMS_FILE, Index
-from modelvault.bundle.journal import Unfinished, find_unfinished
+from modelvault.bundle.journal import Journal, Unfinished, find_unfinished, journal_path
 from modelvault.bundle.layout import volume_length
 from modelvault.bundle.plan import PlanOptions, next_sequence
 from modelvault.bundle.reader import DamagedFrame, open_bundle
@@ -85,7 +86,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
             if contents.site and not known_to_go_to(vault, contents.site, written.index):
                 _record(vault, index, written, signer, contents.site)
             return replace(_result(vault, request, index, written, signer), there_already=True)
-        unfinished = _unfinished(begun, request, fresh, progress)
+        unfinished = _unfinished(begun, request, fresh, signer, progress)
         index = unfinished or fresh
         if request.dry_run:
             check_blobs(index, vault.store.blob_path)
@@ -95,14 +96,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
             progress.log(f"made the signing key {signer.name}")
         if unfinished is None and request.sequence is None:
             index = replace(index, sequence=_reserved(vault, index, signer))
-        options = WriteOptions(
-            directories=_directories(request, index),
-            journals=_journals(vault),
-            read_back=request.read_back,
-            swap=request.swap,
-        )
-        written = write_bundle(index, options, vault.store.blob_path, signer, progress)
-        _record(vault, index, written, signer, contents.site if written.finished else None)
+        written = _write(vault, request, index, signer, contents.site, progress)
     result = replace(_result(vault, request, index, written, signer), new_key=first)
     if not written.finished:
         raise PartlyDone(
@@ -122,6 +116,22 @@ def _contents(vault: Vault, request: BundleRequest) -> Contents:
             )
         return answer(vault, request.answer, request.label)
     return selection(vault, request.names, request.label, request.site, assume_sent=request.assume_sent)
+
+
+def _write(
+    vault: Vault, request: BundleRequest, index: Index, signer: Signer, site: str | None, progress: Progress
+) -> Written:
+    options = WriteOptions(
+        directories=_directories(request, index),
+        journals=_journals(vault),
+        read_back=request.read_back,
+        swap=request.swap,
+    )
+
+    def record(written: Written) -> None:
+        _record(vault, index, written, signer, site if written.finished else None)
+
+    return write_bundle(index, options, vault.store.blob_path, signer, progress, record)
 
 
 def _record(vault: Vault, index: Index, written: Written, signer: Signer, site: str | None) -> None:
@@ -245,8 +255,10 @@ def _finished(
     )
 
 
-def _unfinished(begun: Sequence[Unfinished], request: BundleRequest, index: Index, progress: Progress) -> Index | None:
-    """Find a bundle of the same content that was begun on one of these drives, and may keep its sequence.
+def _unfinished(
+    begun: Sequence[Unfinished], request: BundleRequest, index: Index, signer: Signer | None, progress: Progress
+) -> Index | None:
+    """Find a bundle of the same content that was begun with this key on one of these drives, and may keep its sequence.
 
     One that is pinned goes on wherever that is, and so does one whose drives are swapped: what is complete may be on other drives.
     """
@@ -254,7 +266,12 @@ def _unfinished(begun: Sequence[Unfinished], request: BundleRequest, index: Inde
         if request.sequence not in {None, unfinished.index.sequence} or not unfinished.index.same_content(index):
             continue
         same_places = [directory for directory in unfinished.directories if directory.parent in request.to]
-        if any(directory.is_dir() for directory in _directories(request, unfinished.index)):
+        here = [directory for directory in _directories(request, unfinished.index) if directory.is_dir()]
+        if signer is None or unfinished.key != signer.fingerprint:
+            for directory in here if request.sequence is None else ():
+                progress.log(f"{directory} was begun with another key: another bundle is begun")
+            continue
+        if here:
             return unfinished.index
         if request.sequence or (request.swap and same_places):
             return unfinished.index
@@ -276,7 +293,12 @@ def _plan(
     if there_already:
         planned = DrivePlan((), 0, 0.0, warnings(vault, request.to))
     else:
-        planned = plan_drives(vault, request.to, index, read_back=request.read_back, swap=request.swap is not None)
+        journal = Journal(journal_path(_journals(vault), encode(index)))
+        if signer is not None:
+            journal.require_key(signer.fingerprint)
+        planned = plan_drives(
+            vault, request.to, index, journal, read_back=request.read_back, swap=request.swap is not None
+        )
     return BundlePlan(
         vault=vault.root,
         directory=_directories(request, index)[0],

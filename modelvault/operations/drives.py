@@ -1,14 +1,14 @@
 """The drives of a bundle, as ``bundle`` is asked for them, plans with them and reports on them."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.bundle import drive
 from modelvault.bundle.drives import Drive, assign, check, lacking, measure, probe, survey, worst_case
-from modelvault.bundle.format import encode
 from modelvault.bundle.index import Index, name_volumes, table_name, volume_name
-from modelvault.bundle.journal import Journal, journal_path
+from modelvault.bundle.journal import Journal
 from modelvault.bundle.layout import volume_length
 from modelvault.bundle.written import Written, WrittenDrive
 from modelvault.errors import UsageProblem
@@ -27,7 +27,7 @@ def places(vault: Vault, named: Sequence[Path], *, swap: bool) -> tuple[Path, ..
             raise UsageProblem(f"{path} lies within the vault", hint=example)
     if not found:
         raise UsageProblem("there is no drive to write to", hint=example)
-    if len({path.resolve() for path in found}) < len(found):
+    if len({(path.stat().st_dev, path.stat().st_ino) for path in found}) < len(found):
         raise UsageProblem("the same directory is named twice with --to", hint="name each drive once")
     if swap and len(found) > 1:
         raise UsageProblem(
@@ -42,8 +42,16 @@ def warnings(vault: Vault, named: Sequence[Path]) -> tuple[str, ...]:
     return tuple(
         f"{path} is on the same file system as the vault: is the drive mounted?"
         for path in named
-        if path.stat().st_dev == own
+        if _device(path) == own
     )
+
+
+def _device(path: Path) -> int | None:
+    """Tell the file system of a drive; ``None`` if the drive is gone, and with it what it was mounted at."""
+    try:
+        return path.stat().st_dev
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,9 @@ class DrivePlan:
     warnings: tuple[str, ...]
 
 
-def plan_drives(vault: Vault, named: Sequence[Path], index: Index, *, read_back: bool, swap: bool) -> DrivePlan:
+def plan_drives(
+    vault: Vault, named: Sequence[Path], index: Index, journal: Journal, *, read_back: bool, swap: bool
+) -> DrivePlan:
     """Plan which drive takes which volume, and measure how fast the drives are with a file that is removed again.
 
     Raises what ``check`` raises for a drive that cannot take the bundle's files.
@@ -65,7 +75,7 @@ def plan_drives(vault: Vault, named: Sequence[Path], index: Index, *, read_back:
     for one in found:
         check(one, max(map(worst_case, index.volumes)))
     directories = [path / index.directory_name for path in named]
-    wanted = survey(index, Journal(journal_path(vault.partial / "bundles", encode(index))), directories)
+    wanted = survey(index, journal, directories)
     assigned = assign(wanted, found)
     lengths = [volume_length(members) for members in index.volumes]
     drives = []
@@ -117,7 +127,10 @@ def drive_results(written: Written) -> tuple[BundleDrive, ...]:
 
 def _reported(written: WrittenDrive) -> BundleDrive:
     place = written.directory.parent
-    found = probe(place) if written.here else None
+    found = None
+    if written.here:
+        with contextlib.suppress(OSError):  # pulled out once it was finished: what was written counts
+            found = probe(place)
     return BundleDrive(
         path=place,
         directory=written.directory,

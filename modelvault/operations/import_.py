@@ -100,7 +100,7 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         try:
             done = _plan(vault, job) if request.dry_run else _import(vault, job)
         except ModelvaultError as error:
-            done = _Done(tuple(_refused(_summary(entry, {}), error) for entry in job.order.entries))
+            done = _Done(tuple(_refused(_summary(entry, {}, Received()), error) for entry in job.order.entries))
         outcomes += done.outcomes
         results.append(_result(vault, job, done, dry_run=request.dry_run, seconds=time.monotonic() - begun))
     result = ImportsResult(tuple(results))
@@ -161,7 +161,7 @@ def _import(vault: Vault, job: Job) -> _Done:
         received, refused = _receive(vault, order, staging, missing)
         outcomes = []
         for entry in order.entries:
-            summary = _summary(entry, missing)
+            summary = _summary(entry, missing, received)
             if entry.name in refused:
                 outcomes.append(_refused(summary, refused[entry.name]))
             else:
@@ -203,11 +203,11 @@ def _said(name: str, error: ModelvaultError) -> str:
 
 def _received(summary: ImportModel, steps: Sequence[EngineStep] = ()) -> ImportModel:
     """Say what became of a model that is in the vault now, by what was done in the engines."""
-    if steps:
-        outcome = Outcome.INSTALLED_ALREADY if all(step.already for step in steps) else Outcome.INSTALLED
-    else:
-        outcome = Outcome.RECEIVED if summary.new_bytes else Outcome.HERE
-    return replace(summary, outcome=outcome)
+    if not steps:
+        return summary
+    return replace(
+        summary, outcome=Outcome.INSTALLED_ALREADY if all(step.already for step in steps) else Outcome.INSTALLED
+    )
 
 
 _FORETOLD = {
@@ -240,9 +240,11 @@ def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: floa
     )
 
 
-def _summary(entry: ModelEntry, missing: Mapping[Digest, int]) -> ImportModel:
-    new_bytes = sum(blob.size for blob in entry.blobs if blob.digest in missing)
-    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, Outcome.HERE)
+def _summary(entry: ModelEntry, missing: Collection[Digest], received: Received) -> ImportModel:
+    """Say what came of a model off the drives, and whether the vault lacked anything of it."""
+    new_bytes = sum(received.taken.get(blob.digest, 0) for blob in entry.blobs)
+    outcome = Outcome.RECEIVED if any(blob.digest in missing for blob in entry.blobs) else Outcome.HERE
+    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, outcome)
 
 
 def _plan(vault: Vault, job: Job) -> _Done:
@@ -251,7 +253,7 @@ def _plan(vault: Vault, job: Job) -> _Done:
     expected = forecast(vault, job.order, missing)
     outcomes = []
     for entry in job.order.entries:
-        summary = _summary(entry, missing)
+        summary = _summary(entry, missing, expected.received)
         if error := not_whole(job.order, entry, expected.received):
             outcomes.append(_refused(summary, error))
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelvault import filesystem
 from modelvault.artifact import Digest, ModelName
-from modelvault.bundle.index import Blob, BundleUnfinished, ModelEntry, name_volumes
+from modelvault.bundle.index import Blob, BundleUnfinished, Member, ModelEntry, name_volumes
 from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle
 from modelvault.bundle.receive import Received, receive, volumes_wanted
@@ -105,18 +105,24 @@ def forecast(vault: Vault, order: Order, missing: Mapping[Digest, int]) -> Forec
     """Say what receiving would come to; nothing is read but the index and what has arrived."""
     staging = Staging(staging_of(vault.partial, order.bundle.digest))
     there = staging.ranges()
-    absent = set(order.bundle.missing)
-    volumes = [members for number, members in enumerate(order.bundle.index.volumes, 1) if number not in absent]
-    for patch in order.delivery.patches:
-        volumes += patch.index.volumes
-        for member in chain.from_iterable(patch.index.volumes):
-            there.setdefault(member.digest, Ranges()).add(member.offset, member.size)
-    reachable = {member.digest for member in chain.from_iterable(volumes)} | there.keys()
-    sizes = {blob: size for blob, size in missing.items() if blob in reachable}
-    received = Received(waiting=_waiting(order, missing, there), read=sum(sizes.values()))
+    arrived = {blob: ranges.total for blob, ranges in there.items()}
+    for member in chain.from_iterable(map(_here, (order.bundle, *order.delivery.patches))):
+        there.setdefault(member.digest, Ranges()).add(member.offset, member.size)
+    sizes = {blob: size for blob, size in missing.items() if blob in there}
+    taken = {blob: there[blob].total - arrived.get(blob, 0) for blob in sizes}
+    resumed = sum(arrived.get(blob, 0) for blob in sizes)
+    received = Received(waiting=_waiting(order, missing, there), taken=taken, resumed=resumed)
     if all(is_here(vault, entry) for entry in order.entries):
         return Forecast(received, 0)
     return Forecast(received, sum(staging.unallocated(blob, size) for blob, size in sizes.items()) + RESERVE)
+
+
+def _here(bundle: OpenBundle) -> Iterator[Member]:
+    """Give the members of the volumes that are here."""
+    absent = set(bundle.missing)
+    return chain.from_iterable(
+        members for number, members in enumerate(bundle.index.volumes, 1) if number not in absent
+    )
 
 
 @contextlib.contextmanager
@@ -210,6 +216,7 @@ def _record(vault: Vault, order: Order) -> None:
 def not_whole(order: Order, entry: ModelEntry, received: Received) -> ModelvaultError | None:
     """Build the error for a model that is damaged on the medium, or of which volumes are not here."""
     finished = order.bundle.finished or order.delivery.kept
+    others = _of_patches(order, [blob.digest for blob in entry.blobs if blob.digest in received.waiting])
     damaged = dict.fromkeys(received.failed[blob.digest] for blob in entry.blobs if blob.digest in received.failed)
     volumes = sorted({number for blob in entry.blobs for number in received.waiting.get(blob.digest, ())})
     verb = "is" if len(volumes) == 1 else "are"
@@ -228,13 +235,19 @@ def not_whole(order: Order, entry: ModelEntry, received: Received) -> Modelvault
     if not finished:
         hint = f"{FINISH}; what arrived here is kept"
     else:
-        hint = f"import the drive that holds {name_volumes(volumes)}: what arrived is kept"
+        hint = f"import the drive that holds {' or '.join([*others, name_volumes(volumes)])}: what arrived is kept"
     if received.read or received.resumed or received.blobs:
         waiting = lack.replace(f" {verb} ", f", which {verb} ", 1)
         return VolumesWanted(f"{entry.name} is waiting for {waiting}", hint=hint, **facts)
     if not finished:
         return BundleUnfinished(f"{entry.name}: the bundle is not finished: {lack}", hint=hint, **facts)
     return DigestMismatch(f"{entry.name} is not whole on the medium: {lack}", hint=hint, **facts)
+
+
+def _of_patches(order: Order, blobs: Collection[Digest]) -> list[str]:
+    """Name the volumes of patches that are not here and hold something of these blobs."""
+    wanted = ([n for n in patch.index.volumes_of(blobs) if n in patch.missing] for patch in order.delivery.patches)
+    return [f"{name_volumes(numbers)} of the patch" for numbers in wanted if numbers]
 
 
 def _inspect(vault: Vault, order: Order, entry: ModelEntry, received: Received) -> ModelReport:

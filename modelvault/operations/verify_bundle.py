@@ -1,13 +1,13 @@
 """``verify`` of a bundle: read every byte of it again, on however many drives, and say what is present, damaged and still wanted."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.artifact import Digest
 from modelvault.bundle.check import BundleCheck, Finding, verify_bundle
-from modelvault.bundle.index import BundleUnfinished, Span, merged, name_volumes
+from modelvault.bundle.index import BundleUnfinished, Member, Span, merged, name_volumes
 from modelvault.bundle.papers import Request, encode_request
 from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle
@@ -54,6 +54,7 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
     volumes = volumes_wanted(bundle.index, wanted, there)
     request = _request(vault, wish, bundle, there) if wish.request is not None else None
     unwanted = ("nothing is wanted: no request was written",) if wish.request is not None and request is None else ()
+    mended, damage = _sorted_out(delivery, check)
     result = VerifyResult(
         subject=" ".join(str(place) for place in bundle.places),
         signer=bundle.signer.name if bundle.signer else None,
@@ -61,8 +62,9 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
         checked=check.frames,
         size=check.size,
         seconds=time.monotonic() - begun,
-        damage=tuple(_damage(bundle, finding) for finding in check.findings),
-        volumes=tuple(_volume_lines(bundle, check, {number for each in volumes.values() for number in each})),
+        damage=damage,
+        mended=mended,
+        volumes=tuple(_volume_lines(delivery, check, {number for each in volumes.values() for number in each})),
         models=tuple(_model_lines(bundle, check, volumes)),
         request=request,
         warnings=(*delivery.warnings, *unwanted),
@@ -126,11 +128,19 @@ def _request(vault: Vault, wish: Wish, bundle: OpenBundle, there: Mapping[Digest
     return RequestWritten(path, signer.name, len(pieces), size, signer.fingerprint, signer.info.spelled, made)
 
 
-def _volume_lines(bundle: OpenBundle, check: BundleCheck, wanted: set[int]) -> Iterator[VolumeLine]:
+def _volume_lines(delivery: Delivery, check: BundleCheck, wanted: set[int]) -> Iterator[VolumeLine]:
+    bundle = delivery.bundle
     damaged = {finding.volume for finding in check.findings if finding.bundle == bundle.digest}
-    for number in range(1, check.volumes + 1):
+    for number, members in enumerate(bundle.index.volumes, 1):
         state = "missing" if number in check.missing else "damaged" if number in damaged else "present"
+        if state != "present" and delivery.patches and all(_sound(check, member) for member in members):
+            state = "mended"
         yield VolumeLine(number, state, number in wanted, bundle.places_of(number))
+
+
+def _sound(check: BundleCheck, member: Member) -> bool:
+    """Whether the bytes of a member are whole on the drives that are here."""
+    return not member.is_blob or check.good[member.digest].covers(member.offset, member.size)
 
 
 def _model_lines(
@@ -146,8 +156,6 @@ def _model_lines(
 def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> VerifyResult:
     """Judge by what is wrong after all was read: what a patch mends is no damage, if nothing is wrong with the patch."""
     bundle = delivery.bundle
-    if delivery.patches and not check.bad and all(finding.bundle == bundle.digest for finding in check.findings):
-        return result
     models = [model.name for model in result.models if model.state != "present"]
     if result.damage:
         first = result.damage[0]
@@ -157,13 +165,13 @@ def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> Ver
             "`modelvault verify PATH --request FILE` writes down what is wanted",
             result=result,
         )
-    if not bundle.missing:
+    if not bundle.missing or (delivery.patches and not check.bad):
         return result
     if not bundle.finished:
         message = f"{result.subject} is not finished: {bundle.lack}"
         raise BundleUnfinished(message, hint=FINISH, result=result, models=models)
     raise VolumesWanted(
-        f"{result.subject}: what is here is sound, but {bundle.lack}",
+        f"{result.subject}: what is here is sound, but {'; '.join([bundle.lack, *_lacks_of_patches(delivery)])}",
         hint="verify all drives of a bundle together: modelvault verify PATH PATH",
         result=result,
         models=models,
@@ -171,12 +179,48 @@ def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> Ver
     )
 
 
-def _damage(bundle: OpenBundle, finding: Finding) -> Damage:
-    """Say which files and models a finding concerns: those of which a piece lies there."""
-    where = name_volumes([finding.volume]) + (" of the patch" if finding.bundle != bundle.digest else "")
-    where += f", frame {finding.frame}" if finding.frame else ""
-    where += f" in {finding.place}" if finding.place else ""
-    files = [bundle.index.called(blob) for blob in finding.blobs[:_MOST_FILES]]
-    more = f" and {len(finding.blobs) - _MOST_FILES} more" if len(finding.blobs) > _MOST_FILES else ""
-    problem = f"{finding.reason}; it holds {', '.join(files)}{more}" if files else finding.reason
-    return Damage(where, problem, tuple(map(str, bundle.index.needing(set(finding.blobs)))))
+def _lacks_of_patches(delivery: Delivery) -> Iterator[str]:
+    for patch in delivery.patches:
+        if patch.missing:
+            yield f"of the patch, {patch.lack}"
+
+
+def _runs(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Put frames that follow one another and have the same damage together: a drive that fails may have thousands."""
+    runs: list[list[Finding]] = []
+    for finding in findings:
+        last = runs[-1][-1] if runs else None
+        if last and last.frame and finding.frame == last.frame + 1 and _alike(last, finding):
+            runs[-1].append(finding)
+        else:
+            runs.append([finding])
+    return runs
+
+
+def _alike(one: Finding, other: Finding) -> bool:
+    return (one.bundle, one.volume, one.place, one.reason) == (other.bundle, other.volume, other.place, other.reason)
+
+
+def _sorted_out(delivery: Delivery, check: BundleCheck) -> tuple[tuple[Damage, ...], tuple[Damage, ...]]:
+    """Tell what patches mend from what is damaged: there is no patch, it is the patch itself, or a blob that lies there is not whole."""
+    mended: list[Damage] = []
+    damaged: list[Damage] = []
+    for run in _runs(check.findings):
+        blobs = {blob for finding in run for blob in finding.blobs}
+        by_patch = delivery.patches and run[0].bundle == delivery.bundle.digest and check.bad.isdisjoint(blobs)
+        (mended if by_patch else damaged).append(_damage(delivery.bundle, run))
+    return tuple(mended), tuple(damaged)
+
+
+def _damage(bundle: OpenBundle, run: Sequence[Finding]) -> Damage:
+    """Say which files and models a run of findings concerns: those of which a piece lies there."""
+    index, first, last = bundle.index, run[0], run[-1]
+    where = name_volumes([first.volume]) + (" of the patch" if first.bundle != bundle.digest else "")
+    if first.frame:
+        where += f", frame {first.frame}" if first is last else f", frames {first.frame} to {last.frame}"
+    where += f" in {first.place}" if first.place else ""
+    blobs = tuple(dict.fromkeys(blob for finding in run for blob in finding.blobs))
+    files = [index.called(blob) for blob in blobs[:_MOST_FILES]]
+    more = f" and {len(blobs) - _MOST_FILES} more" if len(blobs) > _MOST_FILES else ""
+    problem = f"{first.reason}; it holds {', '.join(files)}{more}" if files else first.reason
+    return Damage(where, problem, tuple(map(str, index.needing(set(blobs)))))

@@ -63,7 +63,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class VolumeLine:
-    """A volume of a bundle: ``present``, ``damaged`` or ``missing``; ``wanted``: it holds what neither these drives nor the vault have."""
+    """A volume of a bundle: ``present``, ``damaged``, ``missing``, or ``mended`` where a patch has what is damaged or missing of it.
+
+    ``wanted``: it holds what neither these drives nor the vault have.
+    """
 
     number: int
     state: str
@@ -95,7 +98,10 @@ class RequestWritten:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What a verification found; sizes in bytes. Of a bundle, also what is here of it, and the request if one was written."""
+    """What a verification found; sizes in bytes. Of a bundle, also what is here of it, and the request if one was written.
+
+    ``mended`` is what is damaged in the bundle, and whole in a patch that is here; it is not part of the ``damage``.
+    """
 
     subject: str
     signer: str | None
@@ -104,6 +110,7 @@ class VerifyResult:
     size: int
     seconds: float
     damage: tuple[Damage, ...]
+    mended: tuple[Damage, ...] = ()
     volumes: tuple[VolumeLine, ...] = ()
     models: tuple[ModelLine, ...] = ()
     request: RequestWritten | None = None

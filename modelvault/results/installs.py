@@ -49,7 +49,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImportModel:
-    """One model of an import: ``new_bytes`` had to come from the medium, the rest was in the vault.
+    """One model of an import: ``new_bytes`` came off the medium this time; the rest was here, or is still to come.
 
     ``received`` and ``here already`` are in the vault and in no engine, ``installed already`` in all of them before, and only verified;
     ``reason`` says why a model did not get into its engines, or not even into the vault.

@@ -12,13 +12,14 @@ from modelvault.bundle.drives import (
     MAX_FAT,
     Drive,
     Lying,
+    Mount,
     Wanted,
     assign,
     check,
     find,
-    kind_at,
     lacking,
     measure,
+    mount_at,
     parse_mounts,
     probe,
 )
@@ -55,20 +56,22 @@ def test_mount_table() -> None:
         "/media/usb/inner/x": "iso9660",
         "/media/my stick": "exfat",
     }
-    assert {path: kind_at(Path(path), mounts) for path in kinds} == kinds
-    assert kind_at(Path("/home"), parse_mounts("")) is None
+    found = {path: mount_at(Path(path), mounts) for path in kinds}
+    assert {path: mount.kind for path, mount in found.items() if mount} == kinds
+    assert found["/media/usb/deep/down"] == Mount(Path("/media/usb"), "ntfs3")
+    assert mount_at(Path("/home"), parse_mounts("")) is None
 
 
 @given(st.text())
 def test_any_mount_table(text: str) -> None:
     """Breaks if what some kernel writes there stops a bundle."""
-    kind_at(Path("/media/usb"), parse_mounts(text))
+    mount_at(Path("/media/usb"), parse_mounts(text))
 
 
 def test_limits_of_file_systems() -> None:
     """Breaks if FAT32 is found to take no file of 4 GiB after hours, or if it is refused the volumes that it does take."""
-    mounts = parse_mounts("40 22 8:17 / /media/usb rw - vfat /dev/sdb1 rw")
-    stick = drive(1, 1 << 40, kind=kind_at(Path("/media/usb"), mounts))
+    (mount,) = parse_mounts("40 22 8:17 / /media/usb rw - vfat /dev/sdb1 rw")
+    stick = drive(1, 1 << 40, kind=mount.kind)
     check(stick, MAX_FAT)
     check(stick, VOLUME_SIZE + (VOLUME_SIZE >> 10) + (512 << 10))  # the worst case of the default
     with pytest.raises(UsageProblem, match="4 GiB") as caught:

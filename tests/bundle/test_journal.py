@@ -11,7 +11,7 @@ def test_foreign_bytes_within_a_line(tmp_path: Path) -> None:
     frames = [Frame(offset, 10, "0" * 64, 10, "1" * 64) for offset in (0, 10, 20)]
     path = tmp_path / "journal"
     journal = Journal(path)
-    journal.begin(b"index", (tmp_path,))
+    journal.begin(b"index", (tmp_path,), "key")
     with journal:
         for frame in frames:
             journal.add_frame(1, frame)
@@ -31,7 +31,7 @@ def test_where_volumes_are(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     path = tmp_path / "journal"
     journal = Journal(path)
-    journal.begin(b"index", (a,))
+    journal.begin(b"index", (a,), "key")
     with journal:
         journal.meet("one", a)
         for volume in (1, 2, 3):
@@ -41,7 +41,7 @@ def test_where_volumes_are(tmp_path: Path) -> None:
             journal.close_volume(volume)
         journal.reopen(2)
     again = Journal(path)
-    again.begin(b"index", (b,))
+    again.begin(b"index", (b,), "key")
     assert again.closed_on("one") == (1,)
     assert again.noted(1) == Noted("one", closed=True, length=10)
     assert again.noted(2) == Noted("one", closed=False, length=10)

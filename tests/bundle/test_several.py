@@ -16,12 +16,13 @@ import pytest
 from bundle_world import MIB, Log, World, contents, flip, small_world
 from machines import small_disk
 
+from modelvault import fsio
 from modelvault.artifact import Digest
 from modelvault.bundle.check import stored_size, verify_bundle
 from modelvault.bundle.drive import DriveFailed, failed
 from modelvault.bundle.format import encode
 from modelvault.bundle.index import Index, Span
-from modelvault.bundle.journal import find_unfinished
+from modelvault.bundle.journal import Journal, find_unfinished
 from modelvault.bundle.plan import PlanOptions, plan_patch
 from modelvault.bundle.readback import DriveLostData
 from modelvault.bundle.reader import OpenBundle, open_bundle
@@ -376,6 +377,20 @@ def run_killed(raw: Path, world: World, target: str, kill_after: int) -> bool:
     return code != 0
 
 
+class Rot(Log):
+    """Flips a bit of a file before anything is read back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path: Path | None = path
+
+    def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
+        if label == "reading back" and self.path:
+            flip(self.path)
+            self.path = None
+        return NoTask()
+
+
 def test_a_drive_that_lost_data_holds_nothing(
     world: World, index: Index, quiet: dict[str, str], tmp_path: Path
 ) -> None:
@@ -384,14 +399,8 @@ def test_a_drive_that_lost_data_holds_nothing(
     directory = a / index.directory_name
     last = len(index.volumes)
 
-    class Rot(Log):
-        def task(self, label: str, total: int, *, done: int = 0, overall: bool = False) -> NoTask:
-            if label == "reading back":
-                flip(directory / f"volume-{last:04d}.tar.zst")
-            return NoTask()
-
     with pytest.raises(DriveLostData, match=str(directory)):
-        write(world, index, a, log=Rot())
+        write(world, index, a, log=Rot(directory / f"volume-{last:04d}.tar.zst"))
     assert numbers(write(world, index, b)) == [tuple(range(1, last + 1))]
     check_drives(world, index, quiet, b)
 
@@ -636,6 +645,166 @@ def test_swap_for_a_drive_with_half_a_volume(
     assert len(said) == 1
     assert written.finished
     check_drives(world, index, quiet, slot, tmp_path / "first")
+
+
+def test_swap_while_the_drive_in_the_slot_has_later_volumes(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if volumes that lie on a drive which was taken out are written to the next one, since they are looked for in the slot."""
+    slot, bad, out = tmp_path / "slot", tmp_path / "bad", tmp_path / "out"
+    real = Target.has_room
+    monkeypatch.setattr(
+        Target,
+        "has_room",
+        lambda self, needed: (self.directory.parent != bad or not self.volumes) and real(self, needed),
+    )
+    with pytest.raises(DriveLostData) as caught:
+        write(world, index, bad, slot, log=Rot(bad / index.directory_name / "volume-0001.tar.zst"))
+    assert "what the others hold counts" in (caught.value.hint or "")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setattr(Target, "has_room", lambda self, needed: (slot / "new").exists() and real(self, needed))
+
+    def ask(message: str) -> None:
+        slot.rename(out)
+        empty.rename(slot)
+        (slot / "new").touch()
+
+    written = write(world, index, slot, swap=ask)
+    assert numbers(written) == [(1,), tuple(range(2, len(index.volumes) + 1))]
+    assert [drive.finished for drive in written.drives] == [True, False]
+    assert write(world, index, slot, out).finished
+    check_drives(world, index, quiet, slot, out)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_swap_for_a_drive_that_is_not_mounted_yet(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if Enter that is pressed too early has the rest of the bundle written to the PC's own disk, below the mount point."""
+    slot = tmp_path / "slot"
+    said: list[str] = []
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 6 * MIB)
+        slot.mkdir()
+        subprocess.run(["mount", "--bind", str(a), str(slot)], check=True)
+
+        def ask(message: str) -> None:
+            if not said:
+                subprocess.run(["umount", str(slot)], check=True)
+            else:
+                subprocess.run(["mount", "--bind", str(b), str(slot)], check=True)
+            said.append(message)
+
+        written = write(world, index, slot, swap=ask)
+        subprocess.run(["umount", str(slot)], check=True)
+        assert written.finished
+        assert f"nothing is mounted at {slot}" in said[1]
+        assert list(slot.iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_swap_of_a_drive_without_room(world: World, index: Index, quiet: dict[str, str], tmp_path: Path) -> None:
+    """Breaks if papers without sums stay on a drive that had no room for any volume: they look like a bundle that is not finished."""
+    slot = tmp_path / "slot"
+    with two_disks(tmp_path, 24, 24) as (a, b):
+        leave(a, 400 << 10)
+        slot.mkdir()
+        subprocess.run(["mount", "--bind", str(a), str(slot)], check=True)
+
+        def ask(message: str) -> None:
+            subprocess.run(["umount", str(slot)], check=True)
+            subprocess.run(["mount", "--bind", str(b), str(slot)], check=True)
+
+        written = write(world, index, slot, swap=ask)
+        subprocess.run(["umount", str(slot)], check=True)
+        assert written.finished
+        assert len(written.drives) == 1
+        assert not list(a.glob("*.mvbundle"))
+        check_drives(world, index, quiet, b)
+
+
+def test_another_key(world: World, index: Index, tmp_path: Path) -> None:
+    """Breaks if the drives of one bundle are signed by two keys: no site could read them together."""
+    begun(world, index, tmp_path / "a")
+    options = WriteOptions((tmp_path / "b" / index.directory_name,), world.journals)
+    with pytest.raises(UsageProblem, match="another key") as caught:
+        write_bundle(index, options, world.blob_path, world.keys.new("other"), Log())
+    assert world.signer.fingerprint in caught.value.message
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("crash", ["before it is recorded", "before its ids go", "amid its journal"])
+def test_a_crash_at_the_very_end(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
+) -> None:
+    """Breaks if a bundle of which all is written is not recorded for ever, is written once more, or counts as under way for ever."""
+    options = WriteOptions((tmp_path / "a" / index.directory_name,), world.journals, threads=2)
+    told: list[Written] = []
+
+    def record(written: Written) -> None:
+        if crash == "before it is recorded" and not told:
+            told.append(written)
+            stop()
+        told.append(written)
+
+    with monkeypatch.context() as patched:
+        if crash == "before its ids go":
+            patched.setattr(Target, "forget_id", lambda self: stop())
+        elif crash == "amid its journal":
+            patched.setattr("modelvault.bundle.journal.shutil.rmtree", lambda path: stop())
+        with pytest.raises(Stop):
+            write_bundle(index, options, world.blob_path, world.signer, Log(), record)
+    assert len(told) == 1
+    if crash == "amid its journal":
+        assert find_unfinished(world.journals) == ()
+    else:
+        again = write_bundle(index, options, world.blob_path, world.signer, Log(), record)
+        assert again.resumed == again.content
+        assert len(told) == 2
+    assert find_unfinished(world.journals) == ()
+    check_drives(world, index, quiet, tmp_path / "a")
+    # What a crash left of the journal says nothing about a bundle that is written under the same index later.
+    assert (
+        write_bundle(
+            index,
+            replace(options, directories=(tmp_path / "b" / index.directory_name,)),
+            world.blob_path,
+            world.signer,
+            Log(),
+        ).resumed
+        == 0
+    )
+
+
+def test_closed_is_durable(world: World, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a volume counts as safe whose table may not be on the medium: a run was killed before it synced the directory."""
+    directory, signature = tmp_path / index.directory_name, "volume-0001.json.sig"
+    sync, close = fsio.fsync_directory, Journal.close_volume
+    synced: set[str] = set()
+
+    def killed(path: Path) -> None:
+        if (directory / signature).exists():
+            stop()
+        sync(path)
+
+    def watched(path: Path) -> None:
+        sync(path)
+        synced.update(entry.name for entry in path.iterdir())
+
+    def closing(self: Journal, volume: int) -> None:
+        assert f"volume-{volume:04d}.json.sig" in synced
+        close(self, volume)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fsio, "fsync_directory", killed)
+        with pytest.raises(Stop):
+            write(world, index, tmp_path)
+    monkeypatch.setattr(fsio, "fsync_directory", watched)
+    monkeypatch.setattr(Journal, "close_volume", closing)
+    with pytest.raises(Stop):
+        write(world, index, tmp_path, log=Hook(9, stop))
+    assert signature in synced
 
 
 def test_somebody_elses_bundle(world: World, index: Index, tmp_path: Path) -> None:

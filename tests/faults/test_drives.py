@@ -105,6 +105,12 @@ def test_a_place_that_is_no_drive(loaded: Machine, tmp_path: Path, disks: tuple[
     warnings = loaded.json("bundle", "--to", loaded.root / "place", "--dry-run").document["warnings"]
     assert warnings == [f"{loaded.root / 'place'} is on the same file system as the vault: is the drive mounted?"]
     assert "twice" in failed(loaded, "bundle", "--to", a, "--to", a / ".", code=2)["message"]
+    (tmp_path / "again").mkdir()
+    mount(a, tmp_path / "again")
+    try:
+        assert "twice" in failed(loaded, "bundle", "--to", a, "--to", tmp_path / "again", code=2)["message"]
+    finally:
+        subprocess.run(["umount", str(tmp_path / "again")], check=True)
     subprocess.run(["mount", "-o", "remount,ro", str(b)], check=True)
     error = failed(loaded, "bundle", "--to", a, "--to", b, *SMALL, code=1)
     assert str(b) in error["message"]
@@ -163,17 +169,24 @@ def on_drives(*drives: Path) -> int:
     return sum(path.stat().st_size for drive in drives for path in drive.glob("*.mvbundle/volume-*.tar.zst"))
 
 
+@pytest.mark.parametrize("gone", [False, True])
 def test_a_drive_is_pulled_out(
-    loaded: Machine, undisturbed: dict[str, bytes], disks: tuple[Path, Path], tmp_path: Path
+    loaded: Machine, undisturbed: dict[str, bytes], disks: tuple[Path, Path], tmp_path: Path, gone: bool
 ) -> None:
-    """Breaks if one of two drives that goes away takes the bundle with it, is not told, or cannot be finished later."""
+    """Breaks if one of two drives that goes away takes the bundle with it, is not told, or cannot be finished later.
+
+    Its mount point may go with it.
+    """
     a, b = disks[0], tmp_path / "large"
     b.mkdir()
     to = ("bundle", "--to", a, "--to", b, *PINNED)
     with running(loaded, *to) as bundle:
         bundle.until(lambda: on_drives(a) > 10 * MIB)  # the first volume is closed by then
         subprocess.run(["umount", "--lazy", str(a)], check=True)
+        if gone:
+            a.rmdir()  # as desktops do
         ran = bundle.end(3)  # what is on the drive lacks its sums
+    a.mkdir(exist_ok=not gone)
     try:
         assert not list(a.iterdir()), "something was written where the drive had been"
         assert any(line.startswith("warning: ") and str(a) in line and "safe" in line for line in ran.err.splitlines())

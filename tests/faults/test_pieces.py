@@ -1,6 +1,7 @@
 """One bundle on several drives: in any order, over several runs, lost, damaged, mixed up and mended by a second trip."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -68,13 +69,19 @@ def test_one_drive_after_the_other(delivery: Delivery, drives: tuple[Path, Path]
     imported = ran.result["imports"][0]
     assert imported["wanted"] == {0: [3, 4], 1: [1, 2]}[order[0]]
     assert imported["received"] > 1_000_000
+    # What is said of each model came off this drive; a file of both models is told of both.
+    came = [model["new_bytes"] for model in imported["models"]]
+    assert imported["received"] <= sum(came) < sum(model["size"] for model in imported["models"])
     assert ran.document["error"]["code"] == "volumes-wanted"
     assert delivery.server.models() == set()
     assert delivery.installed() == set()
     delivery.server.run("gc")
+    plan = delivery.server.json("import", second, *delivery.engines, "--dry-run").result["imports"][0]
     done = delivery.server.json("import", second, *delivery.engines)
     assert outcomes(done) == dict.fromkeys(BOTH, "installed")
-    assert done.result["imports"][0]["resumed"] == imported["received"]
+    (last,) = done.result["imports"]
+    assert [model["new_bytes"] for model in plan["models"]] == [model["new_bytes"] for model in last["models"]]
+    assert last["resumed"] == imported["received"]
     assert delivery.installed() == BOTH
     assert staged(delivery.server) == []
     delivery.server.run("verify")
@@ -207,6 +214,17 @@ def test_two_bundles_that_call_themselves_the_same(
 # ── a second trip ──
 
 
+def test_a_drive_that_was_cut_off(delivery: Delivery) -> None:
+    """Breaks if each of thousands of frames that are gone is a line of its own."""
+    volume = delivery.bundle / "volume-0002.tar.zst"
+    (rows,) = [table["frames"] for table in delivery.tables() if table["volume"] == 2]
+    os.truncate(volume, rows[1][0])
+    ran = delivery.server.json("verify", delivery.bundle, code=12)
+    (damage,) = ran.result["damage"]
+    assert damage["where"] == f"volume 2, frames 2 to {len(rows)}"
+    assert damage["problem"].startswith("it is cut off")
+
+
 def request_of(path: Path) -> dict[str, Any]:
     """What a request says."""
     document: dict[str, Any] = json.loads(path.read_bytes())
@@ -270,14 +288,56 @@ def test_bundle_and_patch_together(delivery: Delivery, answering: Machine, tmp_p
     patch = only_bundle(trip)
     delivery.server.run("import", patch, code=2)
     ran = delivery.server.json("verify", delivery.bundle, patch)  # damaged, but all of it is mended: 0
-    assert len(ran.result["damage"]) == 1
+    assert (len(ran.result["mended"]), ran.result["damage"]) == (1, [])
+    assert [volume["state"] for volume in ran.result["volumes"]] == ["present", "mended", "present", "present"]
     assert {model["state"] for model in ran.result["models"]} == {"present"}
+    shown = delivery.server.run("verify", delivery.bundle, patch).out
+    assert "mended by the patch: volume 2, frame" in shown
+    assert "checked, 1 mended by the patch" in shown
+    assert "mended by the patch: volume 2\n" in shown
+    assert "damaged:" not in shown
+    lose(delivery.bundle, 4)  # what the patch mends is none of what is wrong now
+    ran = delivery.server.run("verify", delivery.bundle, patch, code=3)
+    assert "what is here is sound, but volume 4" in ran.err
+    flip_bit(patch / "volume-0001.tar.zst", 100)
+    ran = delivery.server.run("verify", delivery.bundle, patch, code=12)
+    assert "volume 1 of the patch, frame" in ran.err
+    flip_bit(patch / "volume-0001.tar.zst", 100)
+    for name in volume_files(4):
+        delivery.bring_again(name)
     done = delivery.server.json("import", patch, delivery.bundle, *delivery.engines)
     assert outcomes(done) == dict.fromkeys(BOTH, "installed")
     nothing = delivery.server.json("verify", delivery.bundle, "--request", tmp_path / "y.json", code=12)
     assert nothing.result["request"] is None
     assert any("nothing is wanted" in warning for warning in nothing.document["warnings"])
     assert not (tmp_path / "y.json").exists()
+
+
+def test_a_patch_on_two_drives(
+    delivery: Delivery, drives: tuple[Path, Path], answering: Machine, tmp_path: Path
+) -> None:
+    """Breaks if one part of a patch passes for all of it, or if it is not said which part is missing."""
+    server, trip = delivery.server, tmp_path / "trip"
+    trip.mkdir()
+    lose(drives[0], 2)
+    lose(drives[1], 3)
+    server.run("import", *drives, code=3)
+    server.run("verify", *drives, "--request", tmp_path / "x.json", "--site", "lab-7", code=3)
+    introduce(server, answering, tmp_path)
+    answering.run("bundle", "--answer", tmp_path / "x.json", "--to", trip, "--volume-size", "2MiB")
+    patch = only_bundle(trip)
+    parts = carry(patch, tmp_path / "c", [1]), carry(patch, tmp_path / "d", [2])
+    plan = server.json("import", parts[0], "--dry-run", code=3)
+    assert outcomes(plan) == {GGUF: "would wait", SHARDED: "would wait"}
+    assert "volume 2 of the patch" in plan.document["error"]["hint"]
+    assert "of the patch, volume 2 is missing" in server.run("verify", *drives, parts[0], code=3).err
+    ran = server.run("verify", *drives, *parts)
+    assert "mended by the patch: volumes 2 to 3" in ran.out
+    assert f"{SHARDED}: all here" in ran.out
+    ran = server.json("import", parts[1], *delivery.engines, code=3)
+    assert outcomes(ran) == {GGUF: "installed", SHARDED: "waiting"}
+    server.run("import", parts[0], *delivery.engines)
+    assert delivery.installed() == BOTH
 
 
 def test_a_patch_of_another_bundle(
