@@ -258,6 +258,10 @@ class EventLog:
                 raise self._damaged(event.number, f"an import without key, label and sequence: {error}") from error
         return marks
 
+    def imported_indexes(self) -> frozenset[str]:
+        """Give the digests, in hex, of all indexes that were ever completely imported."""
+        return frozenset(str(event.data.get("index")) for event in self.read() if event.kind == "bundle-imported")
+
     def imported(self, key: str | None, label: str, sequence: int) -> frozenset[str]:
         """Give the digests, in hex, of the indexes that were completely imported under this key, label and sequence."""
         wanted = (key, label, sequence)

@@ -162,7 +162,7 @@ class KeyRing:
         fingerprint = _normalized(reference)
         found = [info for info in self.list() if info.name == reference or info.fingerprint == fingerprint]
         if not found:
-            raise UsageProblem(f"there is no key {reference[:120]!r}", hint="modelvault keys list shows them")
+            raise UsageProblem(f"there is no key {reference[:120]!r}", hint="`modelvault keys list` shows them")
         if len({info.fingerprint for info in found}) > 1:
             raise _two(reference)
         return found[0]
@@ -219,7 +219,8 @@ class KeyRing:
             if info.fingerprint == actual and info.role is not role:
                 raise TrustRefused(
                     f"the key {name} is known here as {info.name}, for {info.role}s: a key has one role",
-                    hint=f"have another key made for {role}s on the machine that it comes from: {_MAKE[role]}",
+                    hint=f"if it was trusted for {info.role}s by mistake, take that back with `modelvault keys revoke {info.name}` "
+                    f"and trust it again with --role {role}; else have another key made for {role}s where it comes from: {_MAKE[role]}",
                 )
             if info.fingerprint == actual and not info.own and info.name != name:
                 raise UsageProblem(

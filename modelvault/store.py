@@ -232,6 +232,11 @@ class Store:
                 ) from error
         return {digest: size for digest, size in self.blobs() if digest not in needed}
 
+    def freed_by(self, digests: Iterable[Digest]) -> int:
+        """Tell how many bytes go with these blobs. What an engine has a hard link to stays until that is gone, too."""
+        found = (self.blob_path(digest).stat() for digest in digests)
+        return sum(status.st_size for status in found if status.st_nlink == 1)
+
     def set_aside(self, digest: Digest, seen: os.stat_result) -> Path | None:
         """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more; say where it lies now.
 
@@ -252,7 +257,7 @@ class Store:
 
     def freeable(self) -> int:
         """Tell how many bytes could be freed: what no model needs, and leftovers. Only while nobody publishes."""
-        return sum(self.unneeded().values()) + sum(path.stat().st_size for path in self.leftovers())
+        return self.freed_by(self.unneeded()) + sum(path.stat().st_size for path in self.leftovers())
 
     def lacks(self, model: Model) -> tuple[str, ...]:
         """Name the files of a model that are not there in their full length, as after one was set aside."""

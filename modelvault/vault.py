@@ -51,6 +51,7 @@ class Vault:
         self.store = Store(root)
         self.events = EventLog(root / "events.jsonl", wait=config.lock_wait)
         self.partial = root / "partial"
+        self.bundle_journals = self.partial / "bundles"
         self.bundles = root / "bundles"
         self.receipts = root / "receipts"
         self.registry_file = root / "registry.sqlite"

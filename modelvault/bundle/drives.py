@@ -192,10 +192,16 @@ def lacking(wanted: Sequence[Wanted], found: Sequence[Drive]) -> NoSpace | None:
     # Where the sum would do, what is left on each drive is too little for a whole volume.
     missing = needed - free if needed > free else sum(volume.whole for volume in left_over)
     names = " and ".join(str(drive.path) for drive in found)
+    detail = f"{missing:,} bytes are missing ({needed:,} needed, {free:,} free)"
+    hint = "name one more drive with --to, or free some space and run the same command again"
+    if needed <= free:
+        detail = (
+            f"a volume lies whole on one drive, and none has {max(volume.whole for volume in left_over):,} bytes left"
+        )
+        hint = f"write smaller volumes, as --volume-size 1GiB, or {hint}"
     return NoSpace(
-        f"no space for {name_volumes([volume.number for volume in left_over])} on {names}:"
-        f" {missing:,} bytes are missing ({needed:,} needed, {free:,} free)",
-        hint="name one more drive with --to, or free some space and run the same command again",
+        f"no space for {name_volumes([volume.number for volume in left_over])} on {names}: {detail}",
+        hint=hint,
         needed=needed,
         free=free,
         missing=missing,

@@ -58,5 +58,6 @@ def lines(result: "AddResult") -> Iterator[str]:
     if result.unchanged:
         yield f"{model.name} is in the vault already"
     else:
-        yield f"{model.name}: {counted(model.files, 'file')}, {human_size(model.size)}, checked and added to {result.vault}"
+        added = "checked, and put in place of the model that had this name" if result.replaced else "checked and added"
+        yield f"{model.name}: {counted(model.files, 'file')}, {human_size(model.size)}, {added} in {result.vault}"
     yield f"manifest {model.manifest}"

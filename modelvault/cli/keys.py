@@ -1,5 +1,6 @@
 """``modelvault keys``."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +15,9 @@ from modelvault.cli.tables import table
 if TYPE_CHECKING:
     from modelvault.results.papers import KeysResult
     from modelvault.vault import Vault
+
+_HALF = 32
+"""Hex digits on one of the two lines on which a fingerprint is spelled."""
 
 app = typer.Typer(
     help="The keys that sign, and the trusted ones.",
@@ -122,10 +126,8 @@ def trust(
     from modelvault.keys import Role
     from modelvault.operations.keys import trust_key
 
-    question = "fingerprint, as `keys show` printed it where the key was made"
-
     def work(vault: "Vault") -> "KeysResult":
-        return trust_key(vault, file.expanduser(), name, lambda: fingerprint or ask(question), Role(role))
+        return trust_key(vault, file.expanduser(), name, lambda: fingerprint or _asked(), Role(role))
 
     _run("trust", as_json, work)
 
@@ -144,6 +146,14 @@ def revoke(
     from modelvault.operations.keys import revoke_key
 
     _run("revoke", as_json, lambda vault: revoke_key(vault, key), create=False)
+
+
+def _asked() -> str | None:
+    """Ask for a fingerprint; where it is read from two lines, as it is spelled out, ask for the second one."""
+    first = ask("fingerprint, as `keys show` printed it where the key was made")
+    if first is None or len(re.sub(r"[^0-9A-Fa-f]", "", first)) != _HALF:
+        return first
+    return f"{first} {ask('second line') or ''}"
 
 
 def lines(result: "KeysResult") -> Iterator[str]:

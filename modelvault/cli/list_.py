@@ -38,3 +38,5 @@ def lines(result: "ListResult") -> Iterator[str]:
         yield f"the vault {result.vault} is empty"
     for part in result.partial:
         yield f"not complete yet: {part.name or 'a transfer'}, {human_size(part.here)} of {human_size(part.size)} here"
+    for part in result.bundles:
+        yield f"not finished yet: {part.name}, {human_size(part.here)} of {human_size(part.size)} written"

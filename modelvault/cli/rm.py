@@ -76,5 +76,7 @@ def gc(
 def _collected(result: "GcResult") -> Iterator[str]:
     verb = "would free" if result.dry_run else "freed"
     yield f"{verb} {human_size(result.size)} in {counted(result.blobs, 'blob')} of {result.vault}"
+    if result.linked:
+        yield f"{human_size(result.linked)} stay on the disk: engines have hard links to them (`modelvault installs`)"
     if result.partial:
         yield f"{verb} {human_size(result.partial_size)} in {counted(len(result.partial), 'unfinished transfer')}"

@@ -90,8 +90,9 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
             license=request.license,
             recipe=recipe,
         )
+        known = any(entry.name == request.name for entry in vault.store.entries())
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
-    return AddResult(vault.root, summarize(stored), unchanged, report.warnings)
+    return AddResult(vault.root, summarize(stored), unchanged, known and not unchanged, report.warnings)
 
 
 def _require_one(folder: Path, paths: Sequence[str]) -> None:

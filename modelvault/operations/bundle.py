@@ -1,5 +1,6 @@
 """``bundle``: models of the vault onto a drive, signed and read back."""
 
+import contextlib
 import hashlib
 import os
 import time
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelvault import fsio
-from modelvault.artifact import ModelName
+from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.check import stored_size
 from modelvault.bundle.format import encode
 from modelvault.bundle.index import SUMS_FILE, Index
@@ -19,7 +20,7 @@ from modelvault.bundle.reader import DamagedFrame, open_bundle
 from modelvault.bundle.restore import restore_script
 from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
-from modelvault.errors import ModelvaultError, PartlyDone, UsageProblem
+from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, UsageProblem
 from modelvault.keys import FIRST_KEY, Role, Signer
 from modelvault.locks import FileLock
 from modelvault.operations.contents import Contents, answer, keep_index, known_to_go_to, selection
@@ -77,7 +78,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         contents = _contents(vault, request)
         first = request.key is None and not vault.keys.own()
         signer = None if first else vault.keys.signer(request.key)
-        begun = find_unfinished(_journals(vault))
+        begun = find_unfinished(vault.bundle_journals)
         fresh = _index(vault, request, contents, _sequence(vault, contents.label, request.sequence, signer, begun))
         if signer is not None and (finished := _finished(vault, request, fresh, signer, progress)):
             index, written = finished
@@ -123,7 +124,7 @@ def _write(
 ) -> Written:
     options = WriteOptions(
         directories=_directories(request, index),
-        journals=_journals(vault),
+        journals=vault.bundle_journals,
         read_back=request.read_back,
         swap=request.swap,
     )
@@ -131,7 +132,21 @@ def _write(
     def record(written: Written) -> None:
         _record(vault, index, written, signer, site if written.finished else None)
 
-    return write_bundle(index, options, vault.store.blob_path, signer, progress, record)
+    try:
+        return write_bundle(index, options, vault.store.blob_path, signer, progress, record)
+    except DigestMismatch as error:
+        if blob := error.data.get("blob"):
+            _set_aside(vault, Digest.parse(blob))
+        raise
+
+
+def _set_aside(vault: Vault, blob: Digest) -> None:
+    """Move a damaged blob aside, as `verify` does: only then does a pull or an import bring it anew."""
+    path = vault.store.blob_path(blob)
+    with contextlib.suppress(FileNotFoundError, ModelvaultError):  # whatever stands in the way, `verify` says it
+        seen = path.stat()
+        if fsio.hash_file(path) != blob:
+            vault.set_aside(blob, seen)
 
 
 def _record(vault: Vault, index: Index, written: Written, signer: Signer, site: str | None) -> None:
@@ -184,10 +199,6 @@ def _result(vault: Vault, request: BundleRequest, index: Index, written: Written
     )
 
 
-def _journals(vault: Vault) -> Path:
-    return vault.partial / "bundles"
-
-
 def _sequence(vault: Vault, label: str, pinned: int | None, signer: Signer | None, begun: Sequence[Unfinished]) -> int:
     if pinned is not None:
         return pinned
@@ -198,7 +209,7 @@ def _sequence(vault: Vault, label: str, pinned: int | None, signer: Signer | Non
 
 def _reserved(vault: Vault, index: Index, signer: Signer) -> int:
     """Take the next sequence for good: two processes that begin in the same second get two, whatever becomes of their bundles."""
-    journals = _journals(vault)
+    journals = vault.bundle_journals
     journals.mkdir(parents=True, exist_ok=True)
     mark = journals / f"{index.label}.sequence"
     with FileLock(journals / "sequence", wait=vault.config.lock_wait, what="the sequence of bundles"):
@@ -229,7 +240,7 @@ def _finished(
     sequence = request.sequence or vault.registry.last_sequence(signer.fingerprint, fresh.label, "written")
     index = replace(fresh, sequence=sequence or fresh.sequence)
     directories = tuple(place for place in _directories(request, index) if os.path.lexists(place / SUMS_FILE))
-    if not directories or any(unfinished.index == index for unfinished in find_unfinished(_journals(vault))):
+    if not directories or any(unfinished.index == index for unfinished in find_unfinished(vault.bundle_journals)):
         return None
     try:
         there = replace(open_bundle(directories[0], vault.keys.verify), places=directories)
@@ -263,7 +274,12 @@ def _unfinished(
     One that is pinned goes on wherever that is, and so does one whose drives are swapped: what is complete may be on other drives.
     """
     for unfinished in begun:
-        if request.sequence not in {None, unfinished.index.sequence} or not unfinished.index.same_content(index):
+        if not unfinished.index.same_content(index):
+            if not request.dry_run and any(directory.parent in request.to for directory in unfinished.directories):
+                name = unfinished.index.directory_name
+                progress.log(f"{name} was begun here with other models or options, and is not gone on with")
+            continue
+        if request.sequence not in {None, unfinished.index.sequence}:
             continue
         same_places = [directory for directory in unfinished.directories if directory.parent in request.to]
         here = [directory for directory in _directories(request, unfinished.index) if directory.is_dir()]
@@ -293,7 +309,7 @@ def _plan(
     if there_already:
         planned = DrivePlan((), 0, 0.0, warnings(vault, request.to))
     else:
-        journal = Journal(journal_path(_journals(vault), encode(index)))
+        journal = Journal(journal_path(vault.bundle_journals, encode(index)))
         if signer is not None:
             journal.require_key(signer.fingerprint)
         planned = plan_drives(

@@ -1,6 +1,6 @@
 """What a user brings at once: bundles in pieces on several drives, and patches for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from modelvault.bundle.index import INDEX_FILE, refused
 from modelvault.bundle.reader import OpenBundle
 from modelvault.errors import ModelvaultError, PartlyDone, UsageProblem
 from modelvault.keys import KeyRing
+from modelvault.operations.finding import several
 from modelvault.operations.trust import open_trusted
+from modelvault.progress import Progress
 
 
 class VolumesWanted(PartlyDone):
@@ -38,12 +40,17 @@ def staging_of(partial: Path, index: Digest) -> Path:
 
 
 def gather(
-    paths: Sequence[Path], keys: KeyRing | None, partial: Path | None, *, allow_unsigned: bool
+    paths: Sequence[Path],
+    keys: KeyRing | None,
+    partial: Path | None,
+    *,
+    allow_unsigned: bool,
+    done: Callable[[Digest], bool] = lambda _: False,
 ) -> tuple[Delivery, ...]:
     """Open what lies at ``paths``, put together what belongs together, and give it in the order of the paths.
 
     A patch needs the index of its bundle: from one of the paths or, if it was kept there, from ``partial``, where imports under way
-    are; ``None`` lets a patch stand for itself. Raises ``TrustRefused`` for what nobody trusted signed, ``UsageProblem`` for a patch
+    are; ``None`` lets a patch stand for itself. One whose bundle is ``done`` is passed over, unless that lies there too. Raises ``TrustRefused`` for what nobody trusted signed, ``UsageProblem`` for a patch
     without its bundle, and for two bundles that call themselves the same.
     """
     opened, warnings = _opened(paths, keys, allow_unsigned=allow_unsigned)
@@ -58,6 +65,8 @@ def gather(
             continue
         patches.setdefault(mended, []).append(bundle)
         brought.setdefault(mended, bundle.places[0])
+    for digest in [digest for digest in patches.keys() - originals.keys() if done(digest)]:
+        del patches[digest], brought[digest]
     kept = patches.keys() - originals.keys()
     for digest in kept:
         originals[digest], said = _open_kept(digest, patches[digest][0], keys, partial, allow_unsigned=allow_unsigned)
@@ -70,6 +79,35 @@ def gather(
         Delivery(originals[digest], tuple(patches.get(digest, ())), path, warnings, digest in kept)
         for digest, path in brought.items()
     )
+
+
+def in_turn(
+    deliveries: Sequence[Delivery],
+    named: Collection[Path],
+    marks: Mapping[tuple[str, str], int],
+    progress: Progress,
+) -> list[Delivery]:
+    """Put bundles that were met on a drive, not ``named``, into the order in which they were written; the older ones stay out.
+
+    A drive that went several times holds several, of which one may be the base of the next. ``marks`` are the newest sequences that
+    were imported, by key and label. Raises ``UsageProblem`` where those that were met are not of one key and label: which of them is meant,
+    only a person can say.
+    """
+    met = [delivery for delivery in deliveries if not any(place in named for place in delivery.bundle.places)]
+    if len(met) < 2:  # noqa: PLR2004 (one has no order)
+        return list(deliveries)
+    signer, label = met[0].bundle.signer, met[0].bundle.index.label
+    if signer is None or any((one.bundle.signer, one.bundle.index.label) != (signer, label) for one in met):
+        raise several(delivery.path for delivery in met)
+    newest = marks.get((signer.fingerprint, label), 0)
+    wanted = []
+    for delivery in sorted(met, key=lambda delivery: delivery.bundle.index.sequence):
+        if delivery.bundle.index.sequence < newest:
+            progress.log(f"passing over {delivery.path}: a newer one was imported already")
+        else:
+            wanted.append(delivery)
+    others = [delivery for delivery in deliveries if delivery not in met]
+    return [*others, *(wanted or met[-1:])]
 
 
 def _opened(

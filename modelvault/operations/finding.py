@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault import fsio
@@ -46,29 +47,47 @@ def bundles_in(path: Path) -> list[Path]:
     return found
 
 
-def find_bundles(paths: Iterable[Path]) -> list[Path]:
-    """Find the bundles that are meant: one for each path, or the only one on the mounted drives; each wherever a part of it lies.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A bundle, or a part of one; ``named`` by the user, rather than met on a drive."""
 
-    Raises ``UsageProblem`` (exit 2) that lists them where a choice has to be made, or says how to mount a drive.
+    path: Path
+    named: bool
+
+
+def find_bundles(paths: Iterable[Path]) -> list[Found]:
+    """Find all bundles at the given paths, else on the mounted drives; one on several drives is there several times.
+
+    Raises ``UsageProblem`` (exit 2) that says how to mount a drive where there is none.
     """
     paths = list(paths)
     if not paths:
         found = sorted({bundle for point in _MOUNT_POINTS for bundle in _below(Path(point), _DEPTH)})
         if not found:
             raise UsageProblem(f"no bundle was found below {', '.join(_MOUNT_POINTS)}", hint=_mount_hint())
-        return _one(found)
-    return list(dict.fromkeys(bundle for path in paths for bundle in _one(bundles_in(path))))
+        return [Found(bundle, named=False) for bundle in found]
+    met = {bundle: Found(bundle, named=bundle == path) for path in paths for bundle in bundles_in(path)}
+    return list(met.values())
 
 
-def _one(found: list[Path]) -> list[Path]:
-    """Let directories pass that hold the same index: one bundle, on several drives."""
-    if len(found) > 1 and len({_identity(path) for path in found}) > 1:
-        raise UsageProblem(
-            "several bundles were found",
-            hint="name the one that is meant: " + ", ".join(map(str, found)),
-            bundles=[str(path) for path in found],
-        )
-    return found
+def several(paths: Iterable[Path]) -> UsageProblem:
+    """Build the error for bundles between which only a person can choose."""
+    listed = list(map(str, paths))
+    return UsageProblem(
+        "several bundles were found", hint="name the one that is meant: " + ", ".join(listed), bundles=listed
+    )
+
+
+def find_one(paths: Iterable[Path]) -> list[Path]:
+    """Find one bundle, wherever a part of it lies, and the patches that were named with it.
+
+    Raises ``UsageProblem`` (exit 2) that lists them where a drive holds several.
+    """
+    found = find_bundles(paths)
+    met = [one.path for one in found if not one.named]
+    if len({_identity(path) for path in met}) > 1:
+        raise several(met)
+    return [one.path for one in found]
 
 
 def _identity(path: Path) -> Digest | Path:

@@ -29,7 +29,8 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
         leftovers = tuple(vault.store.leftovers())
         unfinished = _transfers(vault) if partial else _overtaken(vault)
         idle = [path for path in unfinished if _take(path, locks, dry_run=dry_run)]
-        size = sum(unneeded.values()) + sum(path.stat().st_size for path in leftovers)
+        freed = vault.store.freed_by(unneeded)
+        size, linked = freed + sum(path.stat().st_size for path in leftovers), sum(unneeded.values()) - freed
         partial_size = sum(_disk_usage(path) for path in idle)
         if not dry_run:
             _forget_unlisted(vault)
@@ -39,11 +40,11 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
                 path.unlink()
             for path in idle:
                 shutil.rmtree(path)
-            _forget_locks(vault.partial / "bundles")
+            _forget_locks(vault.bundle_journals)
             if unneeded or leftovers or idle:
                 vault.record("collected", {"blobs": len(unneeded), "size": size, "partial": len(idle)})
     names = tuple(path.name for path in idle)
-    return GcResult(vault.root, dry_run, len(unneeded) + len(leftovers), size, names, partial_size)
+    return GcResult(vault.root, dry_run, len(unneeded) + len(leftovers), size, names, partial_size, linked)
 
 
 def _forget_unlisted(vault: Vault) -> None:
@@ -56,7 +57,7 @@ def _forget_unlisted(vault: Vault) -> None:
 
 def _transfers(vault: Vault) -> list[Path]:
     """List what is under way: transfers and imports, each a directory with a lock, and the journals of bundles."""
-    journals = vault.partial / "bundles"
+    journals = vault.bundle_journals
     paths = [path for path in vault.partial.glob("*") if path != journals]
     # A bundle under way would hold the vault, which is ours alone now.
     paths += journals.iterdir() if journals.is_dir() else []

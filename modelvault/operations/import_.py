@@ -9,7 +9,7 @@ from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import ModelEntry
 from modelvault.bundle.receive import Received
 from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
-from modelvault.operations.delivery import VolumesWanted, gather
+from modelvault.operations.delivery import VolumesWanted, gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
 from modelvault.operations.install import Placement, Step, do_step, plan_step
@@ -87,8 +87,11 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         require_place(request.receipt)
     vault.store.entries()  # a list that is damaged shall not be met only when hours of reading are over
     jobs = jobs_for(vault, _orders(vault, request, progress), request.placement)
+    coming: set[Digest] = set()
     for job in jobs:
-        require_base(job.order, job.order.missing(vault))
+        # What an earlier bundle of this import brings may be the base of a later one.
+        require_base(job.order, job.order.missing(vault).keys() - coming)
+        coming.update(job.order.bundle.index.sizes)
     if not request.dry_run:
         vault.create()
         if request.allow_older and vault.history_lost:
@@ -124,9 +127,21 @@ def _with_receipt(vault: Vault, path: Path, site: str | None, result: ImportsRes
 
 def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Order]:
     """Open and judge what was brought."""
-    orders = []
     found = find_bundles(request.paths)
-    for delivery in gather(found, vault.keys, vault.partial, allow_unsigned=request.allow_unsigned):
+    done = vault.events.imported_indexes()
+    deliveries = gather(
+        [one.path for one in found],
+        vault.keys,
+        vault.partial,
+        allow_unsigned=request.allow_unsigned,
+        done=lambda digest: digest.hex in done,
+    )
+    if not deliveries:
+        progress.log("what these patches mend was imported completely: nothing of them is wanted")
+    orders = []
+    named = {one.path for one in found if one.named}
+    marks = {} if request.allow_older else vault.events.high_water()
+    for delivery in in_turn(deliveries, named, marks, progress):
         check_news(vault, delivery.bundle, allow_older=request.allow_older)
         entries = tuple(delivery.bundle.index.model(name) for name in request.only) or delivery.bundle.index.models
         orders.append(Order(delivery, entries, not request.only, request.allow_older, progress))
@@ -138,7 +153,7 @@ def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None
     if not failed:
         return
     first = failed[0][1]
-    nothing = len(failed) == len(outcomes)
+    nothing = len(failed) == len(outcomes) and not any(outcome.steps for outcome in outcomes)
     kinds = {type(error) for _, error in failed}
     several_wait = VolumesWanted in kinds and len(failed) > 1
     if nothing and not several_wait and (len(kinds) == 1 or not any(outcome.received for outcome, _ in failed)):
@@ -284,9 +299,18 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fr
                     f"{entry.name} was replaced in the vault by another import meanwhile: that one is installed, not this",
                     hint="`modelvault show MODEL` says what the vault holds, and where it is installed",
                 )
-            for target in job.targets(entry):
-                step = Step(entry.stored, target, job.placement, fresh)
-                steps.append(do_step(vault, step, job.order.progress))
+            targets = job.targets(entry)
+            problems = []
+            for target in targets:
+                try:
+                    with in_words():
+                        steps.append(
+                            do_step(vault, Step(entry.stored, target, job.placement, fresh), job.order.progress)
+                        )
+                except ModelvaultError as error:  # one engine that cannot take it keeps it from no other
+                    problems.append(error)
+            if problems:
+                raise problems[0]
     except ModelvaultError as error:
         failed = _because(_received(summary), error)
         return _Outcome(failed, tuple(steps), error, warnings=job.warnings(entry, steps) if steps else ())

@@ -19,7 +19,7 @@ from modelvault.engines import (
     engines,
     parse_target,
 )
-from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.errors import EngineRefused, ModelvaultError, PartlyDone, UsageProblem, in_words
 from modelvault.eventlog import MAX_LINE
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
@@ -111,15 +111,35 @@ def targets_for(model: Model, placement: Placement) -> tuple[Target, ...]:
 def install(
     vault: Vault, name: ModelName, placement: Placement, progress: Progress, *, dry_run: bool = False
 ) -> InstallResult:
-    """Install a model of the vault. Raises ``UsageProblem``, ``EngineRefused``, ``NoSpace`` or ``DigestMismatch``."""
+    """Install a model of the vault into each of the engines.
+
+    Raises ``UsageProblem``, ``EngineRefused``, ``NoSpace`` or ``DigestMismatch``; ``PartlyDone`` with the result where only some took it.
+    """
     with vault.holding():
         stored = vault.model(name)
         steps = [Step(stored, target, placement) for target in targets_for(stored.model, placement)]
-        done = [plan_step(vault, step) if dry_run else do_step(vault, step, progress) for step in steps]
+        done: list[EngineStep] = []
+        problems: list[ModelvaultError] = []
+        for step in steps:
+            try:
+                with in_words():
+                    done.append(plan_step(vault, step) if dry_run else do_step(vault, step, progress))
+            except ModelvaultError as error:  # one engine that cannot take it keeps it from no other
+                problems.append(error)
     warnings = [warning for step in done for warning in step.warnings]
     if dry_run:
         warnings += obstacles(disks(writes(done)))
-    return InstallResult(vault.root, dry_run, tuple(done), tuple(warnings))
+    result = InstallResult(vault.root, dry_run, tuple(done), tuple(warnings))
+    if problems and not done:
+        raise problems[0]
+    if problems:
+        raise PartlyDone(
+            f"{name} did not get into {len(problems)} of {len(steps)} engines: {problems[0].message}",
+            hint=problems[0].hint,
+            result=result,
+            failed=[error.message for error in problems],
+        )
+    return result
 
 
 @dataclass(frozen=True, slots=True)

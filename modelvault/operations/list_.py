@@ -22,6 +22,7 @@ def list_models(vault: Vault) -> ListResult:
         models=tuple(summarize(stored) for stored in models),
         size=sum({file.digest: file.size for stored in models for file in stored.model.files}.values()),
         partial=(*_transfers(vault), *_imports(vault)),
+        bundles=tuple(_bundles(vault)),
         warnings=warnings,
     )
 
@@ -55,3 +56,17 @@ def _imports(vault: Vault) -> Iterator[PartialModel]:
             length for blob, ranges in Staging(staging).ranges().items() if blob in wanted for _, length in ranges
         )
         yield PartialModel(index.directory_name, here, sum(wanted.values()))
+
+
+def _bundles(vault: Vault) -> Iterator[PartialModel]:
+    """Sum up the bundles that were begun and not finished."""
+    journals = vault.bundle_journals
+    if not journals.is_dir() or not any(path.is_dir() for path in journals.iterdir()):
+        return
+    from modelvault.bundle.journal import Journal, find_unfinished  # noqa: PLC0415 (as above)
+    from modelvault.bundle.layout import volume_length  # noqa: PLC0415
+
+    for unfinished in find_unfinished(journals):
+        journal, volumes = Journal(unfinished.journal), unfinished.index.volumes
+        written = sum(frame.length for number in range(1, len(volumes) + 1) for frame in journal.frames(number))
+        yield PartialModel(unfinished.index.directory_name, written, sum(map(volume_length, volumes)))

@@ -15,7 +15,7 @@ from modelvault.bundle.receive import volumes_wanted
 from modelvault.bundle.staging import Staging
 from modelvault.errors import DigestMismatch, UsageProblem
 from modelvault.operations.delivery import Delivery, VolumesWanted, gather, staging_of
-from modelvault.operations.finding import find_bundles
+from modelvault.operations.finding import find_one
 from modelvault.operations.keys import site_signer
 from modelvault.operations.papers import require_place, write_paper
 from modelvault.operations.trust import FINISH
@@ -74,7 +74,7 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
 
 def _only(vault: Vault, wish: Wish) -> Delivery:
     keys = vault.keys if vault.store.exists else None
-    deliveries = gather(find_bundles(wish.paths), keys, None, allow_unsigned=wish.allow_unsigned)
+    deliveries = gather(find_one(wish.paths), keys, None, allow_unsigned=wish.allow_unsigned)
     if len(deliveries) > 1:
         paths = [str(delivery.path) for delivery in deliveries]
         raise UsageProblem(

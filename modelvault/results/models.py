@@ -42,13 +42,14 @@ class PartialModel:
 class ListResult:
     """What the vault holds, and what is on its way there. A model that lacks files or cannot be read is a warning.
 
-    ``size`` is that of all files, those of the same content counted once.
+    ``size`` is that of all files, those of the same content counted once; ``bundles`` were begun, and ``here`` is what is written of them.
     """
 
     vault: Path
     models: tuple[ModelSummary, ...]
     size: int
     partial: tuple[PartialModel, ...] = ()
+    bundles: tuple[PartialModel, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -137,11 +138,12 @@ class PullResult:
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """What ``add`` did."""
+    """What ``add`` did; ``replaced``: another model had this name before."""
 
     vault: Path
     model: ModelSummary
     unchanged: bool
+    replaced: bool
     warnings: tuple[str, ...]
 
 
@@ -157,7 +159,7 @@ class RemoveResult:
 
 @dataclass(frozen=True, slots=True)
 class GcResult:
-    """What ``gc`` freed, or would free."""
+    """What ``gc`` freed, or would free; ``linked`` bytes stay on the disk until engines that have hard links let go of them."""
 
     vault: Path
     dry_run: bool
@@ -165,6 +167,7 @@ class GcResult:
     size: int
     partial: tuple[str, ...]
     partial_size: int
+    linked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         raise
     raise UsageProblem(
         f"serving needs the package {error.name}, which is not installed",
-        hint="install it with: pip install 'modelvault[serve]'",
+        hint="install both where modelvault is: pip install starlette uvicorn",
     ) from error
 
 from modelvault.serve.repositories import Shelf
