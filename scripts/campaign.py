@@ -54,8 +54,8 @@ def campaign(root: Path, counts: dict[str, int], seed: int, workers: int) -> dic
         place.mkdir()
         outcome = KINDS[name][1](world, place, random.Random(seed * 1_000_003 + number))
         shutil.rmtree(place)
-        if not outcome.recovered or outcome.wrong or not (outcome.detected or outcome.unread or not outcome.broken):
-            print(f"run {number} ({name}, seed {seed}): {outcome}", file=sys.stderr)
+        if outcome.defect:
+            print(f"run {number} ({name}, seed {seed}): {outcome}\n{outcome.note}", file=sys.stderr)
         if number % 50 == 49:
             print(f"{number + 1} runs", file=sys.stderr, flush=True)
         return name, outcome
@@ -88,11 +88,7 @@ def report(results: dict[str, list[Outcome]]) -> str:
 
 def failed(results: dict[str, list[Outcome]]) -> bool:
     """Tell whether anything was lost, wrong, or broken without a word."""
-    return any(
-        not outcome.recovered or outcome.wrong or (outcome.broken and not outcome.detected and not outcome.unread)
-        for outcomes in results.values()
-        for outcome in outcomes
-    )
+    return any(outcome.defect for outcomes in results.values() for outcome in outcomes)
 
 
 def main() -> int:

@@ -90,7 +90,7 @@ def finished_bundle(world: World, pc: Machine, drives: Sequence[Path], ended: En
     ]
     bundles = [only_bundle(drive) for drive in used]
     outcome.recovered = again.code == 0 and same(world.large_bundle, bundles)
-    outcome.note = "" if outcome.recovered else again.said
+    outcome.blame(f"it {ended}", f"again, it {again}")
     return outcome
 
 
@@ -168,8 +168,7 @@ def a_bit(bundles: Sequence[Path], chance: random.Random) -> tuple[Path, int, in
 def read_or_not(outcome: Outcome, ended: Ended, path: Path) -> Outcome:
     """Correct an outcome: some files are not read by an import."""
     outcome.unread = path.name in UNREAD and ended.code == 0
-    if not outcome.detected and not outcome.unread:
-        outcome.note = outcome.note or f"{path}: {ended.said}"
+    outcome.blame(f"the bit was in {path}")
     return outcome
 
 
@@ -250,8 +249,10 @@ def fill_one_of_two(world: World, place: Path, chance: random.Random) -> Outcome
         ended = run(pc, bundling(*drives), filling(filler, chance.uniform(0, world.bundle_seconds)))
         filler.unlink(missing_ok=True)
         outcome = finished_bundle(world, pc, drives, ended)
-        outcome.broken = "nothing more is written there" in ended.said
-        outcome.detected = outcome.broken
+        # The second drive takes the rest: the bundle ends well, and says so in passing.
+        said = "nothing more is written there" in ended.said
+        outcome.broken |= said
+        outcome.detected |= said
         return outcome
 
 

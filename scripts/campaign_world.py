@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,16 @@ class Outcome:
     unread: bool = False
     recovered: bool = False
     wrong: bool = False
-    note: str = ""
+    note: str = field(default="", repr=False)
+
+    @property
+    def defect(self) -> bool:
+        """Whether something was lost or wrong, or broken without a word."""
+        return not self.recovered or self.wrong or (self.broken and not self.detected and not self.unread)
+
+    def blame(self, *reasons: str) -> None:
+        """Add to what is to be known if this is a defect."""
+        self.note = "\n".join(filter(None, (self.note, *reasons)))
 
 
 @dataclass
@@ -138,6 +147,9 @@ class Ended:
         """Whether it failed, and knew why."""
         return self.code > 0 and "Traceback" not in self.said and "internal error" not in self.said
 
+    def __str__(self) -> str:
+        return f"ended with {self.code}: {self.said}"
+
     def told(self, place: Path) -> bool:
         """Whether it said that something is the matter with a drive, though the rest could do without."""
         said = [line for line in self.said.splitlines() if "same file system" not in line]
@@ -192,19 +204,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _right_so_far(world: World, server: Machine) -> bool:
-    """Tell whether all that the vault lists and the engine sees is whole, and what was sent."""
-    return all(models_in(server.vault).values()) and _installed_right(world, server)
+def _wrong_so_far(world: World, server: Machine) -> list[str]:
+    """Name what the vault lists or the engine sees, and is not whole or not what was sent."""
+    listed = [f"{manifest} is listed and not whole" for manifest, whole in models_in(server.vault).items() if not whole]
+    return [*listed, *_installed_wrong(world, server)]
 
 
-def _installed_right(world: World, server: Machine) -> bool:
+def _installed_wrong(world: World, server: Machine) -> Iterator[str]:
     engine = server.root / "engine"
-    if not engine.exists():
-        return True
-    models = world.root / "models"
-    sent = {_sha256(path) for path in models.rglob("*") if path.is_file()}
-    seen = [path for path in engine.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return all(_sha256(path) in sent for path in seen)
+    sent = {_sha256(path) for path in (world.root / "models").rglob("*") if path.is_file()}
+    seen = (path for path in engine.rglob("*") if path.is_file() and not path.name.startswith("."))
+    for path in seen:
+        if _sha256(path) not in sent:
+            yield f"{path} is not what was sent"
 
 
 def same(reference: Path, bundles: Collection[Path]) -> bool:
@@ -228,10 +240,10 @@ def same(reference: Path, bundles: Collection[Path]) -> bool:
 def judged(world: World, server: Machine, ended: Ended, mending: Callable[[], Ended]) -> Outcome:
     """Look at what a broken import left, mend it, and look again: both models have to be there."""
     outcome = Outcome(detected=ended.honest)
-    outcome.wrong = not _right_so_far(world, server)
+    before = _wrong_so_far(world, server)
     again = mending()
-    right = _right_so_far(world, server)
-    outcome.wrong |= not right
-    outcome.recovered = again.code == 0 and right and len(models_in(server.vault)) == 2
-    outcome.note = "" if outcome.recovered else again.said
+    after = _wrong_so_far(world, server)
+    outcome.wrong = bool(before or after)
+    outcome.recovered = again.code == 0 and not after and len(models_in(server.vault)) == 2
+    outcome.blame(*before, *after, f"it {ended}", f"again, it {again}")
     return outcome

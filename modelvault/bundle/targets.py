@@ -128,9 +128,9 @@ class Targets:
         return None
 
     def _full(self, number: int) -> ModelvaultError:
-        sizes = [worst_case(members) for members in self._index.volumes[number - 1 :]]
-        wanted = [Wanted(at, size, size) for at, size in enumerate(sizes, number)]
-        found = [probe(target.directory) for target in self.live()]
+        directories = [target.directory for target in self.live()]
+        wanted = survey(self._index, self._journal, directories)[number - 1 :]
+        found = [probe(directory.parent) for directory in directories]
         return lacking(wanted, found) or NoSpace(
             f"no space left for {volume_name(number)}", hint="name one more drive with --to"
         )

@@ -172,4 +172,5 @@ class Run:
                 here=False,
                 finished=all(map(self._journal.finished, volumes)),
                 read_back=all(map(self._journal.compared, volumes)),
+                earlier=True,
             )

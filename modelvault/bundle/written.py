@@ -40,7 +40,7 @@ class Order:
 class WrittenDrive:
     """What lies on one drive: which volumes, and their bytes.
 
-    ``here`` is false for a drive of an earlier run that was not named in this one, and for one that was taken out. ``finished`` says
+    ``here`` is false for a drive of an ``earlier`` run that was not named in this one, and for one that was taken out. ``finished`` says
     that it has its sums, ``read_back`` that it was compared as well; ``problem`` why it was given up.
     """
 
@@ -51,6 +51,7 @@ class WrittenDrive:
     finished: bool
     read_back: bool
     problem: str | None = None
+    earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)

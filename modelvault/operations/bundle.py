@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +14,25 @@ from modelvault.bundle.format import encode
 from modelvault.bundle.index import SUMS_FILE, Index
 from modelvault.bundle.journal import Journal, Unfinished, find_unfinished, journal_path
 from modelvault.bundle.layout import volume_length
-from modelvault.bundle.plan import PlanOptions, next_sequence
+from modelvault.bundle.plan import PlanOptions
 from modelvault.bundle.reader import DamagedFrame, open_bundle
 from modelvault.bundle.restore import restore_script
 from modelvault.bundle.writer import check_blobs, write_bundle
 from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, UsageProblem
 from modelvault.keys import FIRST_KEY, Role, Signer
-from modelvault.locks import FileLock
 from modelvault.operations.contents import Contents, answer, keep_index, known_to_go_to, selection
 from modelvault.operations.drives import (
     DrivePlan,
     drive_results,
+    drive_warnings,
     lying_there,
     places,
     plan_drives,
-    unfinished_warnings,
     warnings,
 )
 from modelvault.operations.keys import make_key
+from modelvault.operations.sequences import choose_sequence, reserve_sequence
 from modelvault.operations.summaries import bundle_model
 from modelvault.progress import Progress
 from modelvault.results.bundles import BundlePlan, BundleResult
@@ -79,7 +78,9 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         first = request.key is None and not vault.keys.own()
         signer = None if first else vault.keys.signer(request.key)
         begun = find_unfinished(vault.bundle_journals)
-        fresh = _index(vault, request, contents, _sequence(vault, contents.label, request.sequence, signer, begun))
+        fresh = _index(
+            vault, request, contents, choose_sequence(vault, contents.label, request.sequence, signer, begun)
+        )
         if signer is not None and (finished := _finished(vault, request, fresh, signer, progress)):
             index, written = finished
             if request.dry_run:
@@ -96,7 +97,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
             signer = make_key(vault, FIRST_KEY, Role.BUNDLE)
             progress.log(f"made the signing key {signer.name}")
         if unfinished is None and request.sequence is None:
-            index = replace(index, sequence=_reserved(vault, index, signer))
+            index = replace(index, sequence=reserve_sequence(vault, index.label, signer))
         written = _write(vault, request, index, signer, contents.site, progress)
     result = replace(_result(vault, request, index, written, signer), new_key=first)
     if not written.finished:
@@ -111,9 +112,10 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
 
 def _contents(vault: Vault, request: BundleRequest) -> Contents:
     if request.answer is not None:
-        if request.names or request.site:
+        if request.names or request.site or request.assume_sent:
             raise UsageProblem(
-                "--answer takes no models and no --for", hint="the request says which pieces are wanted, and where"
+                "--answer takes no models, no --for and no --assume-sent",
+                hint="the request says which pieces are wanted, and where",
             )
         return answer(vault, request.answer, request.label)
     return selection(vault, request.names, request.label, request.site, assume_sent=request.assume_sent)
@@ -195,29 +197,8 @@ def _result(vault: Vault, request: BundleRequest, index: Index, written: Written
         drives=drive_results(written),
         restore_sha256=hashlib.sha256(restore_script()).hexdigest(),
         public_key_sha256=hashlib.sha256(signer.public_pem).hexdigest(),
-        warnings=(*warnings(vault, request.to), *unfinished_warnings(written)),
+        warnings=(*warnings(vault, request.to), *drive_warnings(written)),
     )
-
-
-def _sequence(vault: Vault, label: str, pinned: int | None, signer: Signer | None, begun: Sequence[Unfinished]) -> int:
-    if pinned is not None:
-        return pinned
-    last = vault.registry.last_sequence(signer.fingerprint, label, "written") if signer else None
-    under_way = (unfinished.index.sequence for unfinished in begun if unfinished.index.label == label)
-    return next_sequence(max(last or 0, *under_way, 0), time.time())
-
-
-def _reserved(vault: Vault, index: Index, signer: Signer) -> int:
-    """Take the next sequence for good: two processes that begin in the same second get two, whatever becomes of their bundles."""
-    journals = vault.bundle_journals
-    journals.mkdir(parents=True, exist_ok=True)
-    mark = journals / f"{index.label}.sequence"
-    with FileLock(journals / "sequence", wait=vault.config.lock_wait, what="the sequence of bundles"):
-        given = int(mark.read_bytes()) + 1 if mark.exists() else 0
-        free = _sequence(vault, index.label, None, signer, find_unfinished(journals))
-        sequence = max(given, free)
-        fsio.atomic_write(mark, b"%d" % sequence)
-    return sequence
 
 
 def _index(vault: Vault, request: BundleRequest, contents: Contents, sequence: int) -> Index:

@@ -145,15 +145,21 @@ def _reported(written: WrittenDrive) -> BundleDrive:
     )
 
 
-def unfinished_warnings(written: Written) -> tuple[str, ...]:
-    """Warn of drives that hold volumes and were not finished, and of those that failed before they held any."""
+def drive_warnings(written: Written) -> tuple[str, ...]:
+    """Warn of drives that hold volumes and were not finished or not looked at, and of those that failed before they held any."""
     wanted = tuple(
         f"{one.problem or _lacks(one)}: it has {name_volumes(one.volumes)}, without sums and not read back"
         for one in written.drives
         if one.volumes and not one.finished
     )
     useless = (f"{one.problem}; it is not needed" for one in written.drives if one.problem and not one.volumes)
-    return (*wanted, *useless)
+    elsewhere = (
+        f"{name_volumes(one.volumes)} lie{'s' if len(one.volumes) == 1 else ''} on the drive that was at {one.directory.parent}:"
+        " it is not here, and was not looked at again"
+        for one in written.drives
+        if one.earlier and one.finished
+    )
+    return (*wanted, *useless, *elsewhere)
 
 
 def _lacks(one: WrittenDrive) -> str:

@@ -24,6 +24,7 @@ from modelvault.results.bundles import Damage, ModelLine, RequestWritten, Verify
 from modelvault.vault import Vault
 
 _MOST_FILES = 3  # that are named where something is damaged
+_ANSWER = "carry the request to the PC that wrote the bundle: `modelvault bundle --answer FILE --to DIR` answers it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,9 @@ def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> Ver
         first = result.damage[0]
         raise DigestMismatch(
             f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
-            hint="write the bundle again, to another drive if it happens again; or, where it arrived, have it mended: "
+            hint=_ANSWER
+            if result.request
+            else "write the bundle again, to another drive if it happens again; or, where it arrived, have it mended: "
             "`modelvault verify PATH --request FILE` writes down what is wanted",
             result=result,
         )
@@ -172,7 +175,7 @@ def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> Ver
         raise BundleUnfinished(message, hint=FINISH, result=result, models=models)
     raise VolumesWanted(
         f"{result.subject}: what is here is sound, but {'; '.join([bundle.lack, *_lacks_of_patches(delivery)])}",
-        hint="verify all drives of a bundle together: modelvault verify PATH PATH",
+        hint=_ANSWER if result.request else "verify all drives of a bundle together: modelvault verify PATH PATH",
         result=result,
         models=models,
         volumes=list(bundle.missing),

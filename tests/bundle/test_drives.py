@@ -27,7 +27,7 @@ from modelvault.bundle.journal import Noted
 from modelvault.bundle.written import Written, WrittenDrive
 from modelvault.config import VOLUME_SIZE
 from modelvault.errors import UsageProblem
-from modelvault.operations.drives import unfinished_warnings
+from modelvault.operations.drives import drive_warnings
 
 MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 8:17 / /media/usb rw,nosuid shared:20 - vfat /dev/sdb1 rw,fmask=0022
@@ -175,10 +175,14 @@ def test_where_a_volume_is(noted: Noted, here: list[Lying], expected: tuple[int 
 
 
 def test_what_is_said_of_drives_without_sums() -> None:
-    """Breaks if a drive that is here and full is said to be away."""
+    """Breaks if a drive that is here and full is said to be away, or if volumes of an earlier run count in silence."""
     here = WrittenDrive(Path("/media/a/x"), (1,), 10, here=True, finished=False, read_back=False)
     away = WrittenDrive(Path("/media/b/x"), (2, 3), 20, here=False, finished=False, read_back=False)
-    written = Written(Path("/media/a/x"), Digest.of_bytes(b""), 3, 30, 30, 0, False, 1.0, 1.0, (here, away))
-    full, gone = unfinished_warnings(written)
+    safe = WrittenDrive(Path("/media/c/x"), (4,), 20, here=False, finished=True, read_back=True, earlier=True)
+    swapped = WrittenDrive(Path("/media/c/x"), (5,), 20, here=False, finished=True, read_back=True)
+    drives = (here, away, safe, swapped)
+    written = Written(Path("/media/a/x"), Digest.of_bytes(b""), 5, 30, 30, 0, False, 1.0, 1.0, drives)
+    full, gone, elsewhere = drive_warnings(written)
     assert full.startswith("/media/a has no room left: it has volume 1, ")
     assert gone.startswith("the drive that was at /media/b is not here: it has volumes 2 to 3, ")
+    assert elsewhere.startswith("volume 4 lies on the drive that was at /media/c: it is not here")

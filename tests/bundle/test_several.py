@@ -27,9 +27,11 @@ from modelvault.bundle.plan import PlanOptions, plan_patch
 from modelvault.bundle.readback import DriveLostData
 from modelvault.bundle.reader import OpenBundle, open_bundle
 from modelvault.bundle.target import Target
+from modelvault.bundle.volume import VolumeWriter, WrittenVolume
 from modelvault.bundle.writer import write_bundle
 from modelvault.bundle.written import WriteOptions, Written
 from modelvault.errors import DigestMismatch, ModelvaultError, NoSpace, UsageProblem
+from modelvault.filesystem import no_space
 from modelvault.keys import Signer
 from modelvault.progress import NoTask, Progress
 
@@ -214,6 +216,28 @@ def test_something_else_fills_the_drive_meanwhile(
         assert on_a
         assert on_b
         check_drives(world, index, quiet, a, b)
+
+
+def test_full_and_then_gone(
+    world: World, index: Index, quiet: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if a drive that goes away right after it was full ends the bundle though another one is here."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    real = VolumeWriter.write
+
+    def write_volume(self: VolumeWriter) -> WrittenVolume:
+        if (a / index.directory_name / "volume-0002.json").exists() and a.exists() and not away.exists():
+            a.rename(away)
+            raise no_space(a / index.directory_name, needed=1)
+        return real(self)
+
+    away = tmp_path / "away"
+    monkeypatch.setattr(VolumeWriter, "write", write_volume)
+    written = write(world, index, a, b)
+    assert [drive.volumes[0] for drive in written.drives] == [3, 1]
+    assert not written.finished
+    assert write(world, index, away, b).finished
+    check_drives(world, index, quiet, away, b)
 
 
 class Greedy(Log):

@@ -317,6 +317,10 @@ def test_read_back_finds_a_drive_that_lost_data(world: World) -> None:
     with pytest.raises(DriveLostData, match="ends within frame 1"):
         read_back(written.directory, tables, documents, Log())
     assert bundle.signer is not None
+    for size, found in ((10, "cut off"), (1 << 40, "differs from")):  # a terabyte of it would not fit the memory
+        os.truncate(written.directory / "bundle.json", size)
+        with pytest.raises(DriveLostData, match=f"bundle.json: it.*{found}"):
+            read_back(written.directory, [], documents, Log())
 
 
 def _tables(world: World, written: Written) -> list[FrameTable]:

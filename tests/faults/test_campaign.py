@@ -12,7 +12,10 @@ def _run(place: Path, counts: dict[str, int]) -> None:
     seed = random.randrange(1 << 32)
     results = campaign.campaign(place, counts, seed, workers=1)
     assert sum(map(len, results.values())) == sum(counts.values())
-    assert not campaign.failed(results), f"seed {seed}\n{campaign.report(results)}\n{results}"
+    defects = [
+        f"{name}: {outcome}\n{outcome.note}" for name, each in results.items() for outcome in each if outcome.defect
+    ]
+    assert not defects, "\n".join([f"seed {seed}", campaign.report(results), *defects])
 
 
 def test_killed_and_flipped(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelvault.bundle.index import Index
 from modelvault.config import Config
-from modelvault.operations.bundle import _reserved
+from modelvault.operations.sequences import reserve_sequence
 from modelvault.vault import Vault
 
 
@@ -16,7 +15,6 @@ def test_two_bundles_in_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     with Vault.open(tmp_path / "vault", config=Config()) as vault:
         signer = vault.keys.new("default")
-        index = Index("models", 1, 1, (), (), ())
         # Neither is written or under way yet when the other asks.
-        assert [_reserved(vault, index, signer) for _ in range(3)] == [1000, 1001, 1002]
-        assert _reserved(vault, Index("other", 1, 1, (), (), ()), signer) == 1000
+        assert [reserve_sequence(vault, "models", signer) for _ in range(3)] == [1000, 1001, 1002]
+        assert reserve_sequence(vault, "other", signer) == 1000
