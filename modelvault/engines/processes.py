@@ -147,8 +147,7 @@ def _last_words(log: int) -> str:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Ask a server to end; what is then left of it and of its children is killed."""
     try:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        os.kill(process.pid, signal.SIGTERM)  # not terminate(), which would reap a process that has ended
         deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline and _ended_with(process) is None:
             time.sleep(_POLL)

@@ -23,6 +23,7 @@ from modelvault.registry.rows import (
     InstallRow,
     MetadataRow,
     ModelRow,
+    SmokeRow,
 )
 from modelvault.registry.schema import (
     BlobTable,
@@ -32,6 +33,7 @@ from modelvault.registry.schema import (
     InstallTable,
     MetadataTable,
     ModelTable,
+    SmokeTable,
 )
 
 
@@ -216,6 +218,14 @@ class Registry:
             query = query.where(InstallTable.removed_at.is_(None))
         with self._reading() as session:
             return tuple(convert.install_row(row) for row in session.scalars(query))
+
+    def smokes(self, model: ModelName | None = None) -> tuple[SmokeRow, ...]:
+        """Give the smoke tests of one model's installs or of all, the newest first."""
+        query = select(SmokeTable).order_by(SmokeTable.id.desc())
+        if model is not None:
+            query = query.where(SmokeTable.model == model.text)
+        with self._reading() as session:
+            return tuple(convert.smoke_row(row) for row in session.scalars(query))
 
 
 def _forget_orphans(session: Session) -> None:
