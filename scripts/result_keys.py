@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, installs, models, papers
+from modelvault.results import bundles, engines, installs, models, papers
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
@@ -37,6 +37,7 @@ RESULTS: Mapping[str, type] = {
     "rm": models.RemoveResult,
     "serve": types.NoneType,
     "show": models.ShowResult,
+    "smoke": engines.SmokeResult,
     "uninstall": installs.UninstallResult,
     "verify": bundles.VerifyResult,
 }

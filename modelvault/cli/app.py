@@ -21,6 +21,7 @@ from modelvault.cli.pull import pull
 from modelvault.cli.rm import gc, rm
 from modelvault.cli.serve import serve
 from modelvault.cli.show import show
+from modelvault.cli.smoke import smoke
 from modelvault.cli.verify import verify
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ _command("import")(import_)
 _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
 _command()(installs)
+_command(no_args_is_help=True)(smoke)
 _command()(serve)
 _command()(catalog)
 app.add_typer(receipt.app, name="receipt")

@@ -36,11 +36,6 @@ class Stopwatch:
             self._first = self._last
         self._parts.append(text)
 
-    @property
-    def heard(self) -> bool:
-        """Whether anything was said at all."""
-        return bool(self._parts)
-
     def stop(self, tokens: int | None = None, *, loading: float | None = None) -> Completion:
         """Sum up. Without the server's own count of ``tokens``, each piece of a stream is one."""
         count = tokens or len(self._parts)
@@ -50,7 +45,7 @@ class Stopwatch:
         return Completion(
             text="".join(self._parts),
             tokens=count,
-            first_token=self._first - self._begun if self.heard else None,
-            rate=(count - 1) / took if streamed else None,
-            loading=loading,
+            first_token=round(self._first - self._begun, 4) if self._parts else None,
+            rate=round((count - 1) / took, 2) if streamed else None,
+            loading=None if loading is None else round(loading, 4),
         )

@@ -76,7 +76,7 @@ class Server:
         with self.asked(method, path, None if body is None else json.dumps(body).encode()) as answer:
             if answer.status != HTTPStatus.OK:
                 raise self.refused(answer)
-            return decoded(answer.read(_MAX_ANSWER))
+            return self.whole(answer)
 
     def status(self, path: str) -> int:
         """Ask for a page's status alone."""
@@ -126,16 +126,21 @@ class Server:
             if time.monotonic() > deadline:
                 raise self._silent()
             if len(rest) > _MAX_LINE:
-                raise EngineRefused(f"{self.where} answered with a line without end")
+                raise EngineRefused(
+                    f"{self.where} answered with a line without end", hint="is that the address of an engine?"
+                )
         yield rest
 
     def whole(self, answer: http.client.HTTPResponse) -> dict[str, Any]:
         """Read a JSON object to its end; what is none counts as an empty one."""
-        return decoded(answer.read(_MAX_ANSWER))
+        data = answer.read(_MAX_ANSWER)
+        if answer.length and len(data) < _MAX_ANSWER:  # http.client says nothing about it
+            raise http.client.IncompleteRead(data, answer.length)
+        return decoded(data)
 
     def refused(self, answer: http.client.HTTPResponse) -> EngineRefused:
         """Build the error for an answer that is none."""
-        hint = None
+        hint = "look at the server's log"
         if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             hint = "where the server asks for a key, put it into MODELVAULT_API_KEY"
         said = error_in(decoded(answer.read(_MAX_ANSWER))) or answer.reason
@@ -150,6 +155,8 @@ class Server:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer ended too early"
     return str(getattr(error, "strerror", None) or error or type(error).__name__).lower()
 
 

@@ -21,6 +21,12 @@ _LAST_WORDS = 600  # characters of a log that say why a server did not start
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
+class EngineMissing(EngineRefused):
+    """The program of an engine is not there, or may not be run."""
+
+    slug = "engine-missing"
+
+
 def without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     """Give an environment in which a program finds no proxy: what we ask it for is on this machine."""
     return {name: value for name, value in environment.items() if name.lower() not in _PROXIES}
@@ -76,7 +82,13 @@ def running(launch: Launch, *, seconds: float) -> Iterator[None]:
             process = _start(launch, home, log.fileno())
             try:
                 _wait(launch, process, seconds, log.fileno())
-                yield
+                try:
+                    yield
+                except EngineRefused as error:
+                    # The log goes with the server.
+                    words = _last_words(log.fileno())
+                    error.hint = f"the last that {launch.title} said: {words}" if words else error.hint
+                    raise
             finally:
                 _end(process)
 
@@ -101,9 +113,10 @@ def _start(launch: Launch, home: Path, log: int) -> "subprocess.Popen[bytes]":
         )
     except OSError as error:
         whom = f" as {launch.user}" if launch.user else ""
-        raise EngineRefused(
+        raise EngineMissing(
             f"{launch.title} cannot be started{whom}: {launch.command[0]}: {(error.strerror or str(error)).lower()}",
             hint="name the program, where that user can run it: --program PATH",
+            program=launch.command[0],
         ) from error
 
 

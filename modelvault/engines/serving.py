@@ -17,7 +17,7 @@ from modelvault.engines.completion import Completion
 from modelvault.engines.http_client import Server
 from modelvault.engines.ollama_client import OllamaClient, own_address
 from modelvault.engines.openai_client import OpenAiClient
-from modelvault.engines.processes import Launch, running
+from modelvault.engines.processes import EngineMissing, Launch, running
 from modelvault.errors import EngineRefused, UsageProblem
 
 _LOOPBACK = "127.0.0.1"
@@ -121,7 +121,7 @@ def started(record: InstallRecord, program: str | None, *, seconds: float) -> It
     """Start the engine of an install on a free port of this machine, as the user whom the install belongs to; give the address.
 
     ``program`` is its file, else it is sought on the PATH. Raises ``UsageProblem`` for an engine that cannot be started here,
-    ``EngineRefused`` if it does not start.
+    ``EngineMissing`` without the program, ``EngineRefused`` if it does not start.
     """
     kind = kind_of(record)
     if kind.program is None or record.remote:
@@ -140,7 +140,7 @@ def started(record: InstallRecord, program: str | None, *, seconds: float) -> It
 def _found(name: str, program: str | None) -> str:
     found = Surroundings().program(program or name)
     if found is None:
-        raise EngineRefused(
+        raise EngineMissing(
             f"there is no program {program or name} that could be started",
             hint="name it: --program PATH; or start the server yourself, and leave out --start",
         )

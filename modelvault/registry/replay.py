@@ -168,7 +168,8 @@ def end_install(session: Session, place: Mapping[str, Any], when: str) -> None:
 def _smoked(session: Session, data: Mapping[str, Any], when: str) -> None:
     row: dict[str, Any] = {key: _text(data, key) for key in _SMOKE_TEXTS}
     row |= {key: _number(data, key) for key in ("first_token", "rate")}
-    session.execute(insert(SmokeTable), [{**row, "detail": _optional(data, "detail"), "smoked_at": when}])
+    row |= {key: _optional(data, key) for key in ("address", "detail")}
+    session.execute(insert(SmokeTable), [{**row, "smoked_at": when}])
 
 
 def _published(session: Session, data: Mapping[str, Any], when: str) -> None:
@@ -225,7 +226,7 @@ def _number(data: Mapping[str, Any], key: str) -> float | None:
     return value
 
 
-_SMOKE_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "address", "outcome")
+_SMOKE_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "outcome")
 _EFFECTS: Mapping[str, Callable[[Session, Mapping[str, Any], str], None]] = {
     "model-published": _published,
     "check": _checked,

@@ -89,9 +89,9 @@ class SmokeRow:
     model: str
     manifest: str
     installed_name: str
-    address: str
     outcome: str
     smoked_at: str
+    address: str | None = None
     detail: str | None = None
     first_token: float | None = None
     rate: float | None = None

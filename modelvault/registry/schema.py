@@ -180,7 +180,7 @@ class SmokeTable(Base):
     model: Mapped[str]
     manifest: Mapped[str]
     installed_name: Mapped[str]
-    address: Mapped[str]
+    address: Mapped[str | None]
     outcome: Mapped[str]
     detail: Mapped[str | None]
     first_token: Mapped[float | None] = mapped_column(REAL)

@@ -32,7 +32,7 @@ def pc(machine: Callable[..., Machine], tiny_gguf: Path) -> Machine:
 
 def test_models_of_the_vault(pc: Machine) -> None:
     """Breaks if a long name has to be typed, or copied from `list`."""
-    for command in ("show", "rm", "verify", "bundle", "install", "uninstall"):
+    for command in ("show", "rm", "verify", "bundle", "install", "uninstall", "smoke"):
         assert offered(pc, f"modelvault {command} ") == ["llama-tiny", "org/other"], command
         assert offered(pc, f"modelvault {command} or") == ["org/other"], command
 

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 from faulty_hub import FaultyHub
 from generate_docs import commands, help_of
+from loopback import document, events, loopback
 from machines import Machine, only_bundle, trust_site
 from result_keys import RESULTS, fits, shape
 
 from modelvault.results.bundles import Damage
 
 FROZEN = Path(__file__).with_name("json_keys.json")
+ANSWERS = {
+    "/v1/models": document({"data": [{"id": "tiny"}]}),
+    "/v1/completions": events({"choices": [{"text": "x"}]}),
+}
 ENVELOPE = ["schema", "command", "status", "result", "warnings", "error"]
 
 
@@ -54,13 +59,13 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     noted = set()
 
     def note(who: Machine, *arguments: str | Path) -> None:
-        document = who.json(*arguments).document
-        assert list(document) == ENVELOPE
-        assert document["schema"] == "modelvault/1"
-        assert document["status"] == "ok"
-        planned = f"{document['command']} --dry-run"
-        command = planned if "--dry-run" in arguments and planned in RESULTS else document["command"]
-        assert fits(RESULTS[command], document["result"]), document
+        printed = who.json(*arguments).document
+        assert list(printed) == ENVELOPE
+        assert printed["schema"] == "modelvault/1"
+        assert printed["status"] == "ok"
+        planned = f"{printed['command']} --dry-run"
+        command = planned if "--dry-run" in arguments and planned in RESULTS else printed["command"]
+        assert fits(RESULTS[command], printed["result"]), printed
         noted.add(command)
 
     with FaultyHub({"demo/tiny-GGUF": tiny_gguf}) as hub:
@@ -90,13 +95,12 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "receipt", "show", "lab")
     note(server, "show", "tiny")
     note(server, "install", "tiny", "--engine", f"folder={folder}")
+    with loopback(ANSWERS) as engine:
+        note(server, "smoke", "tiny", "--url", engine.address)
     note(server, "installs")
     note(server, "uninstall", "tiny", "--engine", f"folder={folder}")
-    note(server, "registry", "rebuild")
-    note(server, "rm", "tiny")
-    note(server, "gc")
-    note(server, "catalog")
-    note(server, "keys", "revoke", "default")
+    for command in (("registry", "rebuild"), ("rm", "tiny"), ("gc",), ("catalog",), ("keys", "revoke", "default")):
+        note(server, *command)
     assert noted == RESULTS.keys() - {"serve"}
 
 

@@ -11,8 +11,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "address", "outcome")
-_OTHERS = ("detail", "first_token", "rate")
+_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "outcome")
+_OTHERS = ("address", "detail", "first_token", "rate")
 
 
 def upgrade() -> None:
@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("manifest", sa.Text(), nullable=False),
         sa.Column("installed_name", sa.Text(), nullable=False),
-        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("address", sa.Text()),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text()),
         sa.Column("first_token", sa.REAL()),
