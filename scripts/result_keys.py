@@ -16,6 +16,7 @@ RESULTS: Mapping[str, type] = {
     "bundle": bundles.BundleResult,
     "bundle --dry-run": bundles.BundlePlan,
     "catalog": models.CatalogResult,
+    "doctor": engines.DoctorResult,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
     "inspect": bundles.InspectResult,

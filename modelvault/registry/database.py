@@ -58,6 +58,16 @@ class Registry:
         return cls(access)
 
     @classmethod
+    def look(cls, path: Path, *, wait: float = 10.0, network: Callable[[Path], bool] = on_network_file_system) -> Self:
+        """Open a registry that is there to look at it: nothing is made, migrated or written.
+
+        Raises ``UsageProblem`` if a newer modelvault wrote it, ``RegistryUnreadable`` if an older one did.
+        """
+        access = Access(path, wait, network, look=True)
+        prepare(access)
+        return cls(access)
+
+    @classmethod
     @contextlib.contextmanager
     def rebuild(cls, path: Path, *, network: Callable[[Path], bool] = on_network_file_system) -> Iterator["Registry"]:
         """Fill an empty registry beside ``path``; it takes the place of the old one, whatever that was, when the block succeeds.
@@ -184,6 +194,12 @@ class Registry:
         """Whether this, the log's last event, is the newest that was applied."""
         with self._reading() as session:
             return replay.History(session).ends_with(event)
+
+    @property
+    def last_event(self) -> int:
+        """The number of the newest event that was applied; 0: none."""
+        with self._reading() as session:
+            return replay.History(session).last
 
     def checks(self, name: ModelName) -> tuple[CheckRow, ...]:
         """Give the checks of a model, the newest first."""

@@ -73,10 +73,10 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
         note(pc, "pull", "demo/tiny-GGUF", "--dry-run")
         note(pc, "pull", "demo/tiny-GGUF")
     note(pc, "add", tiny_gguf, "--name", "tiny")
-    note(pc, "inspect", tiny_gguf)
-    note(pc, "inspect", tiny_gguf.parent)
-    note(pc, "list")
-    note(pc, "verify")
+    for folder_or_file in (tiny_gguf, tiny_gguf.parent):
+        note(pc, "inspect", folder_or_file)
+    for word in ("list", "verify"):
+        note(pc, word)
     note(pc, "keys", "new", "default")
     note(pc, "bundle", "tiny", "--to", drive, "--dry-run")
     note(pc, "bundle", "tiny", "--to", drive)
@@ -85,6 +85,7 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "inspect", only_bundle(drive))
     note(pc, "verify", only_bundle(drive))
     fingerprint = pc.json("keys", "show").result["keys"][0]["fingerprint"]
+    note(server, "doctor", "--engine", f"folder={folder}")
     note(server, "keys", "trust", only_bundle(drive) / "default.pub", "--fingerprint", fingerprint)
     note(server, "import", drive, "--dry-run", "--engine", f"folder={folder}")
     note(server, "import", drive, "--engine", f"folder={folder}")
