@@ -3,7 +3,7 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -38,6 +38,17 @@ _OWN = {
 _CREATED = "vault-created"
 _LOST = "history-lost"
 _ACCEPTED = "lost-history-accepted"
+
+
+def lost_in(log: Iterable[Event]) -> bool:
+    """Whether a log is not that of the vault's beginning, or lacks what the registry once saw, and nobody has accepted that."""
+    lost = True
+    for event in log:
+        if event.kind == _ACCEPTED or (event.kind == _CREATED and event.number == 1):
+            lost = False
+        elif event.kind == _LOST:
+            lost = True
+    return lost
 
 
 class Vault:
@@ -290,13 +301,7 @@ class Vault:
         """
         if self.registry_file.exists():
             _ = self.registry  # compares itself with the log when it is opened
-        lost = True
-        for event in self.events.read():
-            if event.kind == _ACCEPTED or (event.kind == _CREATED and event.number == 1):
-                lost = False
-            elif event.kind == _LOST:
-                lost = True
-        return lost and bool(self.store.entries())
+        return lost_in(self.events.read()) and bool(self.store.entries())
 
     def accept_lost_history(self) -> None:
         """Note that a person decided to go on without the old log."""

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, installs, models, papers
+from modelvault.results import bundles, engines, installs, models, papers
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
     "bundle": bundles.BundleResult,
     "bundle --dry-run": bundles.BundlePlan,
     "catalog": models.CatalogResult,
+    "doctor": engines.DoctorResult,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
     "inspect": bundles.InspectResult,
@@ -37,6 +38,7 @@ RESULTS: Mapping[str, type] = {
     "rm": models.RemoveResult,
     "serve": types.NoneType,
     "show": models.ShowResult,
+    "smoke": engines.SmokeResult,
     "uninstall": installs.UninstallResult,
     "verify": bundles.VerifyResult,
 }

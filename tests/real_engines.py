@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 _START_SECONDS = 60.0
+_VLLM_START_SECONDS = 600.0  # half a minute on an idle machine
 _PROGRAMS = {"ollama": "bin/ollama", "ollama-newer": "newer/ollama", "vllm": "vllm/bin/python"}
 OLLAMAS = ("ollama", "ollama-newer")
 """The releases: 0.24.0, which generates, and a newer one, which has no runner here and does all else."""
@@ -151,13 +153,13 @@ def ollama_server(models_dir: Path, *, uid: int | None = None, release: str = "o
                 server.wait()
 
 
-def _await_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _await_port(port: int, server: subprocess.Popen[bytes], log: Path, seconds: float = _START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         if server.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"ollama did not start (exit code {server.returncode}):\n{log.read_text()[-3000:]}")
+            pytest.fail(f"the server did not start (exit code {server.returncode}):\n{log.read_text()[-3000:]}")
         time.sleep(0.05)  # between two attempts to connect; how long starting takes is not ours to know
 
 
@@ -171,22 +173,26 @@ print("OUTPUT " + json.dumps(output[0].outputs[0].text))
 """
 
 
+def _vllm_environment(home: str, cache_dir: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": home,
+        "HF_HOME": f"{home}/hf",
+        "HF_HUB_CACHE": str(cache_dir),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+
+
 def vllm_generate(cache_dir: Path, repo: str, prompt: str, *, tokens: int = 8) -> str:
     """Let the real vLLM load ``repo`` by name from a hub cache, offline, and complete a prompt on the CPU."""
     python = require_engine("vllm")
     with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": home,
-            "HF_HOME": f"{home}/hf",
-            "HF_HUB_CACHE": str(cache_dir),
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        }
+        environment = _vllm_environment(home, cache_dir)
         command = [str(python), "-c", _VLLM_SCRIPT, repo, prompt, str(tokens)]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, cwd=home, stdin=subprocess.DEVNULL
@@ -195,6 +201,49 @@ def vllm_generate(cache_dir: Path, repo: str, prompt: str, *, tokens: int = 8) -
     assert lines, f"vllm failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     text: str = json.loads(lines[-1].removeprefix("OUTPUT "))
     return text
+
+
+@contextlib.contextmanager
+def vllm_server(cache_dir: Path, repo: str) -> Iterator[str]:
+    """Run vLLM's OpenAI server on the CPU over a hub cache, offline, on a free loopback port; give its address."""
+    python = require_engine("vllm")
+    port = _free_port()
+    options = [
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+        "--max-num-seqs",
+        "1",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
+        log = Path(home) / "server.log"
+        with log.open("wb") as sink:
+            # The program `vllm` of the CPU's package does not start: it looks for a package of another name.
+            server = subprocess.Popen(
+                [python, "-m", "vllm.entrypoints.openai.api_server", "--model", repo, *options],
+                env=_vllm_environment(home, cache_dir),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=home,
+                start_new_session=True,
+            )
+        try:
+            _await_port(port, server, log, _VLLM_START_SECONDS)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            with contextlib.suppress(ProcessLookupError):  # the process that holds the model
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def llama_generate(gguf_path: Path, prompt: str, *, tokens: int = 8) -> str:

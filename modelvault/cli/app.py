@@ -11,6 +11,7 @@ from modelvault.cli import keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.catalog import catalog
+from modelvault.cli.doctor import doctor
 from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
@@ -21,6 +22,7 @@ from modelvault.cli.pull import pull
 from modelvault.cli.rm import gc, rm
 from modelvault.cli.serve import serve
 from modelvault.cli.show import show
+from modelvault.cli.smoke import smoke
 from modelvault.cli.verify import verify
 
 app = typer.Typer(
@@ -67,6 +69,8 @@ _command("import")(import_)
 _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
 _command()(installs)
+_command(no_args_is_help=True)(smoke)
+_command()(doctor)
 _command()(serve)
 _command()(catalog)
 app.add_typer(receipt.app, name="receipt")

@@ -7,7 +7,7 @@ import typer
 
 from modelvault.cli.console import counted
 from modelvault.cli.run import Json, run
-from modelvault.cli.tables import table
+from modelvault.cli.tables import last_smoke, table
 
 if TYPE_CHECKING:
     from modelvault.progress import Progress
@@ -21,7 +21,7 @@ def installs(
     """List what is installed in engines.
 
     Which model, in which engine, where, how its weights got there, and whether the files are there with their sizes; with --check, whether
-    every byte is what was installed.
+    every byte is what was installed; and when `smoke` last tried it out.
 
     \b
     Examples:
@@ -46,10 +46,18 @@ def lines(result: "InstallsResult") -> Iterator[str]:
         return
     sound = "intact" if result.checked else "there"
     rows = [
-        (line.model, line.engine, line.installed_name, line.directory, line.link, "damaged" if line.problems else sound)
+        (
+            line.model,
+            line.engine,
+            line.installed_name,
+            line.directory,
+            line.link,
+            "damaged" if line.problems else sound,
+            last_smoke(line.last_smoke),
+        )
         for line in result.installs
     ]
-    yield from table(("model", "engine", "installed as", "directory", "placed by", "state"), rows)
+    yield from table(("model", "engine", "installed as", "directory", "placed by", "state", "tried out"), rows)
     for line in result.installs:
         yield from (f"damaged: {line.installed_name} in {line.engine}: {problem}" for problem in line.problems)
     yield counted(len(result.installs), "install") + ("" if result.checked else "; --check reads every byte")

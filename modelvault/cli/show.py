@@ -9,7 +9,7 @@ from modelvault.cli import completion
 from modelvault.cli.console import counted, human_size
 from modelvault.cli.inspect import metadata_lines
 from modelvault.cli.run import Json, run
-from modelvault.cli.tables import table
+from modelvault.cli.tables import last_smoke, table
 
 if TYPE_CHECKING:
     from modelvault.results.models import ShowResult
@@ -69,8 +69,10 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         yield f"  {file.digest}"
     if result.installs:
         yield ""
-        installs = [(line.installed_name, line.engine, line.directory) for line in result.installs]
-        yield from table(("installed as", "engine", "directory"), installs)
+        installs = [
+            (line.installed_name, line.engine, line.directory, last_smoke(line.last_smoke)) for line in result.installs
+        ]
+        yield from table(("installed as", "engine", "directory", "tried out"), installs)
     if result.modelfile:
         yield ""
         yield "modelfile:"

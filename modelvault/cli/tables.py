@@ -18,6 +18,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
     yield from fit(header, rows, right=right, width=width)
 
 
+def last_smoke(told: str | None) -> str:
+    """Write into a cell when an install was last tried out, to the day, and with what outcome."""
+    return f"{told[:10]} {told.partition(' ')[2]}" if told else "never"
+
+
 def fit(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], width: int | None
 ) -> Iterator[str]:

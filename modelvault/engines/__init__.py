@@ -19,10 +19,10 @@ from modelvault.engines.base import (
 )
 from modelvault.engines.exllama import ExllamaEngine, TabbyApiEngine
 from modelvault.engines.folder import FolderEngine
+from modelvault.engines.http_client import parse_address
 from modelvault.engines.llamacpp import LlamaCppEngine
 from modelvault.engines.ollama import OllamaEngine
 from modelvault.engines.ollama_api import OllamaApiEngine
-from modelvault.engines.ollama_client import parse_address
 from modelvault.engines.sglang import SglangEngine
 from modelvault.engines.textgen import TextgenEngine
 from modelvault.engines.tgi import TgiEngine

@@ -46,6 +46,17 @@ class Owner:
     uid: int
     gid: int
 
+    def __str__(self) -> str:
+        """Give ``user:group``, by name where there is one."""
+        try:
+            user = pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            user = str(self.uid)
+        try:
+            return f"{user}:{grp.getgrgid(self.gid).gr_name}"
+        except KeyError:
+            return f"{user}:{self.gid}"
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read ``user``, ``user:group`` or numbers in their place. Raises ``UsageProblem`` for names the system does not know."""

@@ -1,48 +1,68 @@
-"""Ollama's HTTP API, as much of it as installing needs, as release 0.24.0 has it.
-
-``http.client`` goes to the address that the user typed and nowhere else: no proxy, no redirection.
-"""
+"""Ollama's HTTP API, as much of it as installing and trying out need, as release 0.24.0 has it."""
 
 import contextlib
-import http.client
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 from modelvault.artifact import Digest
+from modelvault.engines.completion import Completion, Stopwatch
+from modelvault.engines.http_client import SECONDS, Server, decoded, is_loopback, parse_address
 from modelvault.errors import EngineRefused, UsageProblem
 
-_SECONDS = 600.0
-"""Without a byte. The server hashes, and in some releases rewrites, tens of gigabytes before it answers."""
-_MAX_ANSWER = 64 << 20  # bytes
+PORT = 11434
+_LAST_PORT = 65535
+_MAX_LINE = 64 << 20  # bytes
+_NANOSECONDS = 1e9
 
 
-def parse_address(text: str) -> str:
-    """Give ``http://host:port``, lower case, of what the user typed. Raises ``UsageProblem``."""
+def own_address(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Give the address of this machine's server: what ``OLLAMA_HOST`` says, else the usual one; ``None`` if that is another machine's.
+
+    The variable takes addresses in any form (envconfig.Host): ``host``, ``:port``, ``0.0.0.0``, ``http://host``.
+    """
+    text = environment.get("OLLAMA_HOST", "").strip().strip("\"'")
+    scheme, there, rest = text.partition("://")
+    if not there:
+        scheme, rest = "http", text
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if not port.isdecimal() or (host.count(":") and not host.endswith("]")):  # an IPv6 address without a port
+        host, colon, port = rest.partition("/")[0], "", ""
+    host = host.strip("[]")
+    if not colon or int(port) > _LAST_PORT:
+        port = {"http": "80", "https": "443"}[scheme] if there and scheme in {"http", "https"} else str(PORT)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (nothing is bound here)
     try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    bare = parts.path in {"", "/"} and not (parts.query or parts.fragment or parts.username or parts.password)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not bare:
-        raise UsageProblem(f"not the address of a server: {text[:120]!r}", hint="write http://HOST:11434")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
+        address = parse_address(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
+    except UsageProblem:
+        return None
+    return address if is_loopback(address) else None
 
 
 class OllamaClient:
     """One server. Every method raises ``EngineRefused`` for what it, or the network, has against a request."""
 
-    def __init__(self, address: str) -> None:
-        """Remember the address: ``http://host:port``."""
-        self._address = address
+    def __init__(self, address: str, *, seconds: float = SECONDS) -> None:
+        """Remember the address: ``http://host:port``; ``seconds`` is how long a silent server is listened to."""
+        self._server = Server("Ollama", address, seconds=seconds)
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._server.address
+
+    def version(self) -> str:
+        """Give the server's release. Raises ``EngineRefused`` for one that is not Ollama, too."""
+        said = self._server.json("GET", "/api/version").get("version")
+        if not isinstance(said, str) or not said:
+            raise EngineRefused(f"what answers at {self._server.address} is not Ollama")
+        return said[:80]
 
     def models(self) -> dict[str, str]:
         """Map the names of all models to the digests of their manifests (``sha256:…``)."""
-        listed = self._json("GET", "/api/tags").get("models")
+        listed = self._server.json("GET", "/api/tags").get("models")
         found = {}
         for entry in listed if isinstance(listed, list) else []:
             name, digest = (entry.get("name"), entry.get("digest")) if isinstance(entry, dict) else (None, None)
@@ -54,78 +74,64 @@ class OllamaClient:
 
     def has_blob(self, digest: Digest) -> bool:
         """Ask whether the server has a blob."""
-        with self._asked("HEAD", f"/api/blobs/{digest}") as answer:
+        with self._server.asked("HEAD", f"/api/blobs/{digest}") as answer:
             if answer.status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
-                raise self._refused(answer)
+                raise self._server.refused(answer)
             return answer.status == HTTPStatus.OK
 
     def send_blob(self, digest: Digest, size: int, blocks: Iterable[bytes]) -> bool:
         """Send a blob of ``size`` bytes; ``False`` if the server found that they do not have the digest."""
-        with self._asked("POST", f"/api/blobs/{digest}", blocks, {"Content-Length": str(size)}) as answer:
+        with self._server.asked("POST", f"/api/blobs/{digest}", blocks, {"Content-Length": str(size)}) as answer:
             if answer.status == HTTPStatus.BAD_REQUEST and b"digest mismatch" in answer.peek():
                 return False
             if answer.status not in {HTTPStatus.OK, HTTPStatus.CREATED}:
-                raise self._refused(answer)
+                raise self._server.refused(answer)
             return True
 
     def create(self, request: dict[str, Any]) -> None:
         """Have a model made, and listen until it is: errors come in a stream that begins with 200."""
         last: object = None
-        with self._asked("POST", "/api/create", json.dumps(request | {"stream": True}).encode()) as answer:
+        with self._server.asked("POST", "/api/create", json.dumps(request | {"stream": True}).encode()) as answer:
             if answer.status != HTTPStatus.OK:
-                raise self._refused(answer)
-            while line := answer.readline(_MAX_ANSWER):
-                said = _decoded(line)
+                raise self._server.refused(answer)
+            while line := answer.readline(_MAX_LINE):
+                said = decoded(line)
                 if error := said.get("error"):
-                    raise EngineRefused(f"Ollama at {self._address} refused the model: {str(error)[:500]}")
+                    raise EngineRefused(f"{self._server.where} refused the model: {str(error)[:500]}")
                 last = said.get("status", last)
         if last != "success":
             raise EngineRefused(
-                f"Ollama at {self._address} stopped before the model was made; the last it said was {str(last)[:200]!r}",
+                f"{self._server.where} stopped before the model was made; the last it said was {str(last)[:200]!r}",
                 hint="run the same command again; the server's log may say more",
             )
 
     def modelfile(self, name: str) -> str:
         """Give the Modelfile that the server shows of a model."""
-        return str(self._json("POST", "/api/show", {"model": name}).get("modelfile") or "")
+        return str(self._server.json("POST", "/api/show", {"model": name}).get("modelfile") or "")
 
     def delete(self, name: str) -> None:
         """Remove a model."""
-        self._json("DELETE", "/api/delete", {"model": name})
+        self._server.json("DELETE", "/api/delete", {"model": name})
 
-    def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        with self._asked(method, path, None if body is None else json.dumps(body).encode()) as answer:
+    def generate(self, model: str, prompt: str, tokens: int) -> Completion:
+        """Have a prompt answered through the model's own template; errors come in a stream that begins with 200."""
+        body = {"model": model, "prompt": prompt, "options": {"num_predict": tokens, "temperature": 0}}
+        watch = Stopwatch()
+        last: dict[str, Any] = {}
+        with self._server.asked("POST", "/api/generate", json.dumps(body).encode()) as answer:
             if answer.status != HTTPStatus.OK:
-                raise self._refused(answer)
-            return _decoded(answer.read(_MAX_ANSWER))
-
-    @contextlib.contextmanager
-    def _asked(
-        self, method: str, path: str, body: bytes | Iterable[bytes] | None = None, headers: dict[str, str] | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
-        parts = urlsplit(self._address)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        try:
-            with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=_SECONDS)) as connection:
-                connection.request(method, path, body, headers or {})
-                with connection.getresponse() as answer:
-                    yield answer
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise EngineRefused(
-                f"Ollama at {self._address} cannot be reached: {reason.lower()}",
-                hint="is the server running, and does it listen there (its OLLAMA_HOST)?",
-            ) from error
-
-    def _refused(self, answer: http.client.HTTPResponse) -> EngineRefused:
-        said = _decoded(answer.read(_MAX_ANSWER)).get("error") or answer.reason
-        return EngineRefused(f"Ollama at {self._address} answered {answer.status}: {str(said)[:500]}")
-
-
-def _decoded(data: bytes) -> dict[str, Any]:
-    """Read a JSON object; anything else counts as an empty one."""
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+                raise self._server.refused(answer)
+            for line in self._server.lines(answer):
+                said = decoded(line)
+                if error := said.get("error"):
+                    raise EngineRefused(
+                        f"{self._server.where} broke off: {str(error)[:500]}", hint="look at the server's log"
+                    )
+                for key in ("thinking", "response"):
+                    watch.hear(piece if isinstance(piece := said.get(key), str) else "")
+                last = said or last
+        count, loading = last.get("eval_count"), last.get("load_duration")
+        return watch.stop(
+            count if type(count) is int and count > 0 else None,
+            loading=loading / _NANOSECONDS if type(loading) is int else None,
+        )

@@ -21,7 +21,7 @@ from typing import Self
 
 from modelvault import filesystem, fsio
 from modelvault.artifact import FileRole, FileSpec
-from modelvault.engines.base import InstallRequest, LinkKind, LinkMode
+from modelvault.engines.base import InstallRequest, LinkKind, LinkMode, Owner
 from modelvault.engines.caretaker import Caretaker, resolve_owner
 from modelvault.engines.checks import is_changed
 from modelvault.engines.ground import in_the_way, refusals, staging_name
@@ -74,7 +74,7 @@ class Placer(Caretaker):
             return LinkKind.COPY
         parent = filesystem.existing_parent(directory)
         with refusals(parent):
-            reason = self._hard_link_refused(wanted.source, parent)
+            reason = hard_link_refused(wanted.source, parent, self.owner)
         if mode is LinkMode.HARD and reason:
             raise _no_hard_link(wanted.source, directory, reason)
         if mode is not LinkMode.REFLINK and not reason:
@@ -137,14 +137,6 @@ class Placer(Caretaker):
         """Tell whether an earlier install of ours put the file there."""
         return relative in self._claimed
 
-    def _hard_link_refused(self, source: Path, directory: Path) -> str | None:
-        # What comes into the vault later will belong to whom the directory belongs.
-        if (source if source.exists() else source.parent).stat().st_uid != self.owner.uid:
-            return "the vault and the engine belong to different users, and a link would share the vault's own file"
-        if _mount(source.parent) != _mount(directory):
-            return "they lie on different file systems"
-        return None
-
     # -- placing -------------------------------------------------------------------------------------------------------
 
     def bring(self, wanted: Wanted, path: Path) -> LinkKind:
@@ -166,7 +158,7 @@ class Placer(Caretaker):
 
     def _bring(self, wanted: Wanted, temporary: Path, directory: Path) -> LinkKind:
         mode = self._mode(wanted)
-        reason = self._hard_link_refused(wanted.source, temporary.parent)
+        reason = hard_link_refused(wanted.source, temporary.parent, self.owner)
         if mode in {LinkMode.AUTO, LinkMode.HARD} and not reason:
             try:
                 # Ollama prunes unreferenced blobs by age: the shared inode gets a fresh time before it gets the name.
@@ -211,6 +203,16 @@ class Placer(Caretaker):
         # Somebody else's file keeps its time; should pruning take it, the look after the manifest was written notices.
         with contextlib.suppress(PermissionError):
             os.utime(path, follow_symlinks=False)
+
+
+def hard_link_refused(source: Path, directory: Path, owner: Owner) -> str | None:
+    """Say why a file of the vault cannot be hard-linked into an engine's directory for its owner; ``None`` if it can. Raises ``OSError``."""
+    # What comes into the vault later will belong to whom the directory belongs.
+    if (source if source.exists() else source.parent).stat().st_uid != owner.uid:
+        return "the vault and the engine belong to different users, and a link would share the vault's own file"
+    if _mount(source.parent) != _mount(directory):
+        return "they lie on different file systems"
+    return None
 
 
 def damaged(wanted: Wanted) -> DigestMismatch:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from modelvault.artifact import ModelName
 from modelvault.engines import InstalledFile, InstallRecord, LinkKind, engines
 from modelvault.engines.checks import check_files
 from modelvault.errors import DigestMismatch, ModelvaultError, UsageProblem
+from modelvault.operations.summaries import last_smoke
 from modelvault.progress import Progress
 from modelvault.results.bundles import Damage, VerifyResult
 from modelvault.results.installs import InstallsResult, InstallState
@@ -53,6 +55,7 @@ def verify_installs(vault: Vault, names: Sequence[ModelName], progress: Progress
 
 def _states(vault: Vault, names: Sequence[ModelName], progress: Progress, *, check: bool) -> Iterator[InstallState]:
     rows = vault.installs()
+    smokes = vault.registry.smokes() if rows else ()
     for name in names:
         if not any(row.model == name.text for row in rows):
             raise UsageProblem(f"{name} is not installed in any engine", hint="`modelvault installs` lists what is")
@@ -61,7 +64,7 @@ def _states(vault: Vault, names: Sequence[ModelName], progress: Progress, *, che
         if not names or row.model in {name.text for name in names}:
             if check:
                 progress.log(f"checking {row.installed_name} in {row.engine} ({row.directory})")
-            yield _state(row, fresh, check=check)
+            yield replace(_state(row, fresh, check=check), last_smoke=last_smoke(row, smokes))
 
 
 def _state(row: "InstallRow", fresh: dict[str, Path], *, check: bool) -> InstallState:

@@ -25,11 +25,12 @@ def _known(told: ShowResult, vault: Vault, name: ModelName) -> ShowResult:
     row = vault.registry.model(name)
     checks = vault.registry.checks(name)
     metadata = vault.registry.metadata(name)
+    smokes = vault.registry.smokes(name)
     several = len({line.path for line in metadata}) > 1
     return replace(
         told,
         metadata={(f"{line.path}: {line.key}" if several else line.key): line.value for line in metadata},
-        installs=tuple(map(install_line, vault.registry.installs(name))),
+        installs=tuple(install_line(install, smokes) for install in vault.registry.installs(name)),
         published_at=row.published_at if row else None,
         last_check=f"{checks[0].checked_at} ({checks[0].outcome})" if checks else None,
     )

@@ -1,5 +1,6 @@
 """How a stored model is summed up in a result; shared by the operations that show models."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modelvault.artifact import StoredModel
@@ -8,7 +9,7 @@ from modelvault.results.models import InstallLine, ModelSummary
 
 if TYPE_CHECKING:
     from modelvault.bundle.reader import OpenBundle
-    from modelvault.registry import InstallRow
+    from modelvault.registry import InstallRow, SmokeRow
     from modelvault.vault import Vault
 
 _MOST_NAMED = 3  # files
@@ -41,9 +42,16 @@ def lack_warning(vault: "Vault", stored: StoredModel) -> tuple[str, ...]:
     return (f"{stored.model.name} is not whole: it lacks {named}; pull, add or import it again",) if lost else ()
 
 
-def install_line(row: "InstallRow") -> InstallLine:
-    """Sum up an install for ``show``, and for ``rm``, which leaves it."""
-    return InstallLine(row.model, row.engine, row.directory, row.installed_name, row.installed_at)
+def install_line(row: "InstallRow", smokes: "Sequence[SmokeRow]" = ()) -> InstallLine:
+    """Sum up an install for ``show``, with its ``smokes`` (the newest first), and for ``rm``, which leaves it."""
+    last = last_smoke(row, smokes)
+    return InstallLine(row.model, row.engine, row.directory, row.installed_name, row.installed_at, last)
+
+
+def last_smoke(row: "InstallRow", smokes: "Sequence[SmokeRow]") -> str | None:
+    """Say when an install was last tried out, as it is now, and with what outcome; ``smokes`` are the newest first."""
+    last = next((smoke for smoke in smokes if smoke.is_of(row)), None)
+    return f"{last.smoked_at} ({last.outcome})" if last else None
 
 
 def bundle_model(stored: StoredModel) -> BundleModel:

@@ -13,6 +13,7 @@ from modelvault.registry.rows import (
     InstallRow,
     MetadataRow,
     ModelRow,
+    SmokeRow,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "Registry",
     "RegistryDamaged",
     "RegistryUnreadable",
+    "SmokeRow",
 ]

@@ -47,16 +47,19 @@ def damaged(path: Path, detail: object) -> RegistryDamaged:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to open the database. ``wait`` is in seconds."""
+    """How to open the database. ``wait`` is in seconds; ``look``: whoever opens it wants to change nothing, not even what could be mended."""
 
     path: Path
     wait: float
     network: Callable[[Path], bool]
+    look: bool = False
 
     @property
     def read_only(self) -> bool:
-        """Whether this user may only read: another user's vault, a read-only mount."""
-        return self.path.exists() and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
+        """Whether this user may only read, as another user's vault or on a read-only mount, or wants to do no more."""
+        return self.look or (
+            self.path.exists() and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
+        )
 
     @property
     def _unlocked(self) -> bool:

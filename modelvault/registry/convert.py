@@ -17,7 +17,7 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import decode_recipe, encode_recipe
-from modelvault.registry.rows import BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow
+from modelvault.registry.rows import BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow, SmokeRow
 from modelvault.registry.schema import (
     BundleTable,
     CheckTable,
@@ -25,6 +25,7 @@ from modelvault.registry.schema import (
     InstallTable,
     MetadataTable,
     ModelTable,
+    SmokeTable,
 )
 
 Values = dict[str, Any]
@@ -178,6 +179,23 @@ def install_row(row: InstallTable) -> InstallRow:
         record=_table(row.record),
         installed_at=row.installed_at,
         removed_at=row.removed_at,
+    )
+
+
+def smoke_row(row: SmokeTable) -> SmokeRow:
+    """Read a smoke test."""
+    return SmokeRow(
+        engine=row.engine,
+        directory=row.directory,
+        model=row.model,
+        manifest=row.manifest,
+        installed_name=row.installed_name,
+        outcome=row.outcome,
+        smoked_at=row.smoked_at,
+        address=row.address,
+        detail=row.detail,
+        first_token=row.first_token,
+        rate=row.rate,
     )
 
 

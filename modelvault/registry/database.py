@@ -23,6 +23,7 @@ from modelvault.registry.rows import (
     InstallRow,
     MetadataRow,
     ModelRow,
+    SmokeRow,
 )
 from modelvault.registry.schema import (
     BlobTable,
@@ -32,6 +33,7 @@ from modelvault.registry.schema import (
     InstallTable,
     MetadataTable,
     ModelTable,
+    SmokeTable,
 )
 
 
@@ -52,6 +54,16 @@ class Registry:
         system. Raises ``UsageProblem`` if a newer modelvault wrote it.
         """
         access = Access(path, wait, network)
+        prepare(access)
+        return cls(access)
+
+    @classmethod
+    def look(cls, path: Path, *, wait: float = 10.0, network: Callable[[Path], bool] = on_network_file_system) -> Self:
+        """Open a registry that is there to look at it: nothing is made, migrated or written.
+
+        Raises ``UsageProblem`` if a newer modelvault wrote it, ``RegistryUnreadable`` if an older one did.
+        """
+        access = Access(path, wait, network, look=True)
         prepare(access)
         return cls(access)
 
@@ -183,6 +195,12 @@ class Registry:
         with self._reading() as session:
             return replay.History(session).ends_with(event)
 
+    @property
+    def last_event(self) -> int:
+        """The number of the newest event that was applied; 0: none."""
+        with self._reading() as session:
+            return replay.History(session).last
+
     def checks(self, name: ModelName) -> tuple[CheckRow, ...]:
         """Give the checks of a model, the newest first."""
         query = select(CheckTable).where(CheckTable.model == name.text)
@@ -216,6 +234,14 @@ class Registry:
             query = query.where(InstallTable.removed_at.is_(None))
         with self._reading() as session:
             return tuple(convert.install_row(row) for row in session.scalars(query))
+
+    def smokes(self, model: ModelName | None = None) -> tuple[SmokeRow, ...]:
+        """Give the smoke tests of one model's installs or of all, the newest first."""
+        query = select(SmokeTable).order_by(SmokeTable.id.desc())
+        if model is not None:
+            query = query.where(SmokeTable.model == model.text)
+        with self._reading() as session:
+            return tuple(convert.smoke_row(row) for row in session.scalars(query))
 
 
 def _forget_orphans(session: Session) -> None:

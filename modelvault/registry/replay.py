@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from modelvault.errors import ModelvaultError
 from modelvault.registry.convert import dump
 from modelvault.registry.rows import BundleRow, CheckRow, Direction
-from modelvault.registry.schema import BundleTable, CheckTable, EventTable, InstallTable, ModelTable
+from modelvault.registry.schema import BundleTable, CheckTable, EventTable, InstallTable, ModelTable, SmokeTable
 
 
 class LoggedEvent(Protocol):
@@ -80,7 +80,7 @@ class History:
         return known - agreed
 
     def _begin_anew(self, log: Iterable[LoggedEvent]) -> None:
-        for table in (CheckTable, BundleTable, InstallTable, EventTable):
+        for table in (CheckTable, BundleTable, InstallTable, SmokeTable, EventTable):
             self._session.execute(delete(table).execution_options(synchronize_session=False))
         for event in log:
             self.apply(event)
@@ -165,6 +165,13 @@ def end_install(session: Session, place: Mapping[str, Any], when: str) -> None:
     )
 
 
+def _smoked(session: Session, data: Mapping[str, Any], when: str) -> None:
+    row: dict[str, Any] = {key: _text(data, key) for key in _SMOKE_TEXTS}
+    row |= {key: _number(data, key) for key in ("first_token", "rate")}
+    row |= {key: _optional(data, key) for key in ("address", "detail")}
+    session.execute(insert(SmokeTable), [{**row, "smoked_at": when}])
+
+
 def _published(session: Session, data: Mapping[str, Any], when: str) -> None:
     """Give a model that was rebuilt from the layout its time back, which the layout does not hold."""
     session.execute(
@@ -212,6 +219,14 @@ def _optional(data: Mapping[str, Any], key: str) -> str | None:
     return None if data.get(key) is None else _text(data, key)
 
 
+def _number(data: Mapping[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+        raise TypeError(f"{key} is not a number: {value!r}")
+    return value
+
+
+_SMOKE_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "outcome")
 _EFFECTS: Mapping[str, Callable[[Session, Mapping[str, Any], str], None]] = {
     "model-published": _published,
     "check": _checked,
@@ -219,4 +234,5 @@ _EFFECTS: Mapping[str, Callable[[Session, Mapping[str, Any], str], None]] = {
     "bundle-imported": _bundle("imported"),
     "install": add_install,
     "uninstall": end_install,
+    "smoke": _smoked,
 }

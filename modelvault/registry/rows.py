@@ -78,3 +78,26 @@ class InstallRow:
     record: Mapping[str, Any]
     installed_at: str
     removed_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SmokeRow:
+    """One time that an installed model was tried out. ``outcome`` is ``ok`` or ``failed``; seconds, and tokens per second."""
+
+    engine: str
+    directory: str
+    model: str
+    manifest: str
+    installed_name: str
+    outcome: str
+    smoked_at: str
+    address: str | None = None
+    detail: str | None = None
+    first_token: float | None = None
+    rate: float | None = None
+
+    def is_of(self, install: InstallRow) -> bool:
+        """Tell whether it was of this install, as it lies there now."""
+        mine = (self.engine, self.directory, self.installed_name, self.manifest)
+        theirs = (install.engine, install.directory, install.installed_name, install.manifest)
+        return mine == theirs and self.smoked_at >= install.installed_at

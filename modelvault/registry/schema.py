@@ -1,14 +1,14 @@
 """The tables of the registry, as SQLAlchemy sees them. ``docs/reference/registry.md`` says what each column means.
 
 Natural keys throughout (a model's name, a blob's digest), so that ``sqlite3`` on the command line needs few joins. What is history
-(checks, bundles, installs, events) refers to models by name without a foreign key: it outlives them.
+(checks, bundles, installs, smokes, events) refers to models by name without a foreign key: it outlives them.
 """
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, TypeDecorator, text
+from sqlalchemy import REAL, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, TypeDecorator, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema this version knows, oldest first: the revisions in ``migrations/versions``."""
 
 HEAD = REVISIONS[-1]
@@ -166,6 +166,26 @@ class InstallTable(Base):
     record: Mapped[str]
     installed_at: Mapped[str]
     removed_at: Mapped[str | None]
+
+
+class SmokeTable(Base):
+    """When an installed model was tried out in its engine, and what came of it."""
+
+    __tablename__ = "smokes"
+    __table_args__ = (Index("ix_smokes_install", "engine", "directory", "installed_name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    engine: Mapped[str]
+    directory: Mapped[str]
+    model: Mapped[str]
+    manifest: Mapped[str]
+    installed_name: Mapped[str]
+    address: Mapped[str | None]
+    outcome: Mapped[str]
+    detail: Mapped[str | None]
+    first_token: Mapped[float | None] = mapped_column(REAL)
+    rate: Mapped[float | None] = mapped_column(REAL)
+    smoked_at: Mapped[str]
 
 
 class EventTable(Base):

@@ -102,7 +102,10 @@ class InstallResult:
 
 @dataclass(frozen=True, slots=True)
 class InstallState:
-    """One install: how its weights got there, and its ``problems``. ``size`` is that of the files, in bytes."""
+    """One install: how its weights got there, and its ``problems``. ``size`` is that of the files, in bytes.
+
+    ``last_smoke`` says when it was last tried out as it is now, and with what outcome.
+    """
 
     model: str
     engine: str
@@ -112,6 +115,7 @@ class InstallState:
     link: str
     size: int
     problems: tuple[str, ...]
+    last_smoke: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

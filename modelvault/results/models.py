@@ -65,13 +65,14 @@ class FileLine:
 
 @dataclass(frozen=True, slots=True)
 class InstallLine:
-    """One install of a model."""
+    """One install of a model; ``last_smoke`` says when it was last tried out as it is now, and with what outcome."""
 
     model: str
     engine: str
     directory: str
     installed_name: str
     installed_at: str
+    last_smoke: str | None = None
 
     @property
     def removal(self) -> str:

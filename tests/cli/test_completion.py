@@ -32,7 +32,7 @@ def pc(machine: Callable[..., Machine], tiny_gguf: Path) -> Machine:
 
 def test_models_of_the_vault(pc: Machine) -> None:
     """Breaks if a long name has to be typed, or copied from `list`."""
-    for command in ("show", "rm", "verify", "bundle", "install", "uninstall"):
+    for command in ("show", "rm", "verify", "bundle", "install", "uninstall", "smoke"):
         assert offered(pc, f"modelvault {command} ") == ["llama-tiny", "org/other"], command
         assert offered(pc, f"modelvault {command} or") == ["org/other"], command
 
@@ -41,7 +41,12 @@ def test_names_engines_and_links(pc: Machine) -> None:
     """Breaks if the words that a command knows are not offered."""
     assert {"qwen2.5-7b", "qwen2.5-7b-awq"} <= set(offered(pc, "modelvault pull qwen"))
     names = ["exllama", "folder", "llamacpp", "ollama", "ollama-api", "sglang", "tabbyapi", "textgen", "tgi", "vllm"]
-    for command in ("import --engine", "install llama-tiny --engine", "uninstall llama-tiny --engine"):
+    for command in (
+        "import --engine",
+        "install llama-tiny --engine",
+        "uninstall llama-tiny --engine",
+        "doctor --engine",
+    ):
         assert offered(pc, f"modelvault {command} ") == names, command
     assert offered(pc, "modelvault import --link ") == ["auto", "copy", "hard", "reflink"]
     assert offered(pc, "modelvault import --link re") == ["reflink"]

@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 from faulty_hub import FaultyHub
 from generate_docs import commands, help_of
+from loopback import document, events, loopback
 from machines import Machine, only_bundle, trust_site
 from result_keys import RESULTS, fits, shape
 
 from modelvault.results.bundles import Damage
 
 FROZEN = Path(__file__).with_name("json_keys.json")
+ANSWERS = {
+    "/v1/models": document({"data": [{"id": "tiny"}]}),
+    "/v1/completions": events({"choices": [{"text": "x"}]}),
+}
 ENVELOPE = ["schema", "command", "status", "result", "warnings", "error"]
 
 
@@ -54,13 +59,13 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     noted = set()
 
     def note(who: Machine, *arguments: str | Path) -> None:
-        document = who.json(*arguments).document
-        assert list(document) == ENVELOPE
-        assert document["schema"] == "modelvault/1"
-        assert document["status"] == "ok"
-        planned = f"{document['command']} --dry-run"
-        command = planned if "--dry-run" in arguments and planned in RESULTS else document["command"]
-        assert fits(RESULTS[command], document["result"]), document
+        printed = who.json(*arguments).document
+        assert list(printed) == ENVELOPE
+        assert printed["schema"] == "modelvault/1"
+        assert printed["status"] == "ok"
+        planned = f"{printed['command']} --dry-run"
+        command = planned if "--dry-run" in arguments and planned in RESULTS else printed["command"]
+        assert fits(RESULTS[command], printed["result"]), printed
         noted.add(command)
 
     with FaultyHub({"demo/tiny-GGUF": tiny_gguf}) as hub:
@@ -68,10 +73,10 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
         note(pc, "pull", "demo/tiny-GGUF", "--dry-run")
         note(pc, "pull", "demo/tiny-GGUF")
     note(pc, "add", tiny_gguf, "--name", "tiny")
-    note(pc, "inspect", tiny_gguf)
-    note(pc, "inspect", tiny_gguf.parent)
-    note(pc, "list")
-    note(pc, "verify")
+    for folder_or_file in (tiny_gguf, tiny_gguf.parent):
+        note(pc, "inspect", folder_or_file)
+    for word in ("list", "verify"):
+        note(pc, word)
     note(pc, "keys", "new", "default")
     note(pc, "bundle", "tiny", "--to", drive, "--dry-run")
     note(pc, "bundle", "tiny", "--to", drive)
@@ -80,6 +85,7 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "inspect", only_bundle(drive))
     note(pc, "verify", only_bundle(drive))
     fingerprint = pc.json("keys", "show").result["keys"][0]["fingerprint"]
+    note(server, "doctor", "--engine", f"folder={folder}")
     note(server, "keys", "trust", only_bundle(drive) / "default.pub", "--fingerprint", fingerprint)
     note(server, "import", drive, "--dry-run", "--engine", f"folder={folder}")
     note(server, "import", drive, "--engine", f"folder={folder}")
@@ -90,13 +96,12 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "receipt", "show", "lab")
     note(server, "show", "tiny")
     note(server, "install", "tiny", "--engine", f"folder={folder}")
+    with loopback(ANSWERS) as engine:
+        note(server, "smoke", "tiny", "--url", engine.address)
     note(server, "installs")
     note(server, "uninstall", "tiny", "--engine", f"folder={folder}")
-    note(server, "registry", "rebuild")
-    note(server, "rm", "tiny")
-    note(server, "gc")
-    note(server, "catalog")
-    note(server, "keys", "revoke", "default")
+    for command in (("registry", "rebuild"), ("rm", "tiny"), ("gc",), ("catalog",), ("keys", "revoke", "default")):
+        note(server, *command)
     assert noted == RESULTS.keys() - {"serve"}
 
 

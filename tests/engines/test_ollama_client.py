@@ -10,7 +10,8 @@ import pytest
 
 from modelvault.artifact import Digest
 from modelvault.engines import engines, parse_target
-from modelvault.engines.ollama_client import OllamaClient, parse_address
+from modelvault.engines.http_client import parse_address
+from modelvault.engines.ollama_client import OllamaClient
 from modelvault.errors import EngineRefused, UsageProblem
 
 DIGEST = Digest.of_bytes(b"x")

@@ -58,6 +58,7 @@ def test_no_network_and_no_hub_library(delivery: Delivery, as_root: None, tmp_pa
     assert "UP" not in links.stdout
 
     folder = server.root / "folder"
+    server.run("doctor", *delivery.engines, prefix=alone)
     server.run("inspect", delivery.bundle, prefix=alone)
     server.run("verify", delivery.bundle, prefix=alone)
     server.run("import", delivery.bundle, *delivery.engines, "--dry-run", prefix=alone)

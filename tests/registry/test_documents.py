@@ -17,6 +17,7 @@ from modelvault.registry.schema import HEAD, Base
 _DOCS = Path(__file__).parents[2] / "docs"
 _REFERENCE = (_DOCS / "reference" / "registry.md").read_text(encoding="utf-8")
 _FORMAT = (_DOCS / "formats" / "vault.md").read_text(encoding="utf-8")
+_TYPES = {int: "INTEGER", float: "REAL"}
 _QUERIES = re.findall(r"```sql\n(.*?)```", _REFERENCE, re.DOTALL)
 
 
@@ -39,7 +40,7 @@ def test_every_table_and_column_is_documented() -> None:
     for name, table in Base.metadata.tables.items():
         for column in table.columns:
             text = documented[name][column.name]
-            assert text.startswith("INTEGER" if column.type.python_type is int else "TEXT"), f"{name}.{column.name}"
+            assert text.startswith(_TYPES.get(column.type.python_type, "TEXT")), f"{name}.{column.name}"
             assert ("NULL" in text) == bool(column.nullable), f"{name}.{column.name}"
             assert ("key" in text) == column.primary_key, f"{name}.{column.name}"
     assert f"`{HEAD}`" in _REFERENCE

@@ -10,19 +10,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from registry_values import TIME, report, stored
+from registry_values import TIME, Logged, applied, install_record, report, stored
 from sqlalchemy import NullPool, create_engine
 
 from modelvault.errors import UsageProblem
-from modelvault.registry import Registry, RegistryDamaged, RegistryUnreadable, migrate
+from modelvault.registry import Registry, RegistryDamaged, RegistryUnreadable, migrate, replay
 from modelvault.registry.connection import Access
 from modelvault.registry.schema import HEAD, REVISIONS, Base
 
-_NEXT = """
+_NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "{HEAD}"
 def upgrade():
     with op.batch_alter_table("models", recreate="always") as batch:
         batch.add_column(sa.Column("stars", sa.Integer()))
@@ -64,10 +64,10 @@ def _next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str =
     """Turn this program into the next version, which has one migration more."""
     folder = tmp_path / "migrations"
     shutil.copytree(migrate._MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "r0002_stars.py").write_text(source, encoding="utf-8")
+    (folder / "versions" / "r9999_stars.py").write_text(source, encoding="utf-8")
     monkeypatch.setattr(migrate, "_MIGRATIONS", folder)
-    monkeypatch.setattr(migrate, "HEAD", "0002")
-    monkeypatch.setattr(migrate, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(migrate, "HEAD", "9999")
+    monkeypatch.setattr(migrate, "REVISIONS", (*REVISIONS, "9999"))
 
 
 def test_an_older_registry_is_migrated_and_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,21 @@ def test_an_older_registry_is_migrated_and_keeps_its_rows(tmp_path: Path, monkey
     assert "stars" in _schema(path)["models"]
 
 
+def test_events_from_a_newer_version_get_their_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, smoke tests that an older version rebuilt from the log as unknown events are lost for the newer one."""
+    path = tmp_path / "registry.sqlite"
+    record = install_record() | {"directory": "/srv/\udcff"}
+    data = {**record, "address": "http://127.0.0.1:1", "outcome": "ok", "first_token": 0.5, "rate": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "HEAD", "0001")
+        patch.setattr(replay, "_EFFECTS", {})
+        with Registry.open(path) as registry:
+            applied(registry, Logged(1, "smoke", data), Logged(2, "from-the-future", {}))
+    with Registry.open(path) as registry:
+        (row,) = registry.smokes()
+    assert (row.directory, row.outcome, row.first_token, row.smoked_at) == ("/srv/\\udcff", "ok", 0.5, TIME)
+
+
 def test_a_newer_registry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, an older modelvault writes into a schema that it does not know."""
     path = tmp_path / "registry.sqlite"
@@ -90,7 +105,7 @@ def test_a_newer_registry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         _next_version(patch, tmp_path)
         with Registry.open(path):
             pass
-    with pytest.raises(UsageProblem, match=r"newer modelvault \(schema 0002, this one knows 0001\)"):
+    with pytest.raises(UsageProblem, match=rf"newer modelvault \(schema 9999, this one knows {HEAD}\)"):
         Registry.open(path)
 
 

@@ -218,6 +218,8 @@ def test_unknown_kinds_are_only_mirrored(registry: Registry) -> None:
         Logged(1, "bundle-imported", {"key": "k", "label": "l", "sequence": True, "index": "i"}),
         Logged(1, "bundle-written", {"key": "k", "label": "l", "sequence": 4, "index": "i", "models": [1]}),
         Logged(1, "model-published", {"model": "x"}),
+        Logged(1, "smoke", {"model": "x", "outcome": "ok"}),
+        Logged(1, "smoke", {**install_record(), "address": "a", "outcome": "ok", "rate": "fast"}),
     ],
 )
 def test_an_event_that_lacks_something_is_refused_whole(registry: Registry, event: Logged) -> None:
@@ -262,6 +264,43 @@ def test_a_directory_in_another_encoding_can_be_installed_into(registry: Registr
     assert row.record == record
     applied(registry, Logged(2, "uninstall", record, LATER))
     assert registry.installs() == ()
+
+
+def smoke(outcome: str = "ok", **changes: object) -> dict[str, object]:
+    """The data of a smoke test's event, of the install that ``install_record`` gives."""
+    record = install_record()
+    keys = ("engine", "directory", "model", "manifest", "installed_name")
+    numbers = {"first_token": 0.5, "rate": 20, "tokens": 16}
+    return {key: record[key] for key in keys} | {
+        "address": "http://127.0.0.1:1",
+        "outcome": outcome,
+        **numbers,
+        **changes,
+    }
+
+
+def test_smoke_tests_come_back_newest_first(registry: Registry) -> None:
+    """If this fails, show tells that a model runs which no longer does."""
+    applied(registry, Logged(1, "install", install_record()), Logged(2, "smoke", smoke(detail=None)))
+    applied(registry, Logged(3, "smoke", smoke("failed", detail="no answer", first_token=None, rate=None), LATER))
+    applied(registry, Logged(4, "smoke", smoke(model="other", installed_name="other"), LATER))
+    newest, oldest = registry.smokes(NAME)
+    assert (newest.outcome, newest.detail, newest.first_token, newest.rate) == ("failed", "no answer", None, None)
+    assert (oldest.outcome, oldest.detail, oldest.first_token, oldest.rate) == ("ok", None, 0.5, 20.0)
+    assert len(registry.smokes()) == 3
+    (install,) = registry.installs()
+    assert [row.is_of(install) for row in registry.smokes()] == [False, True, True]
+
+
+def test_a_smoke_test_is_of_one_install(registry: Registry) -> None:
+    """If this fails, what ran before an install was made anew passes for a proof that the new one runs."""
+    applied(registry, Logged(1, "install", install_record()), Logged(2, "smoke", smoke()))
+    applied(registry, Logged(3, "install", install_record() | {"manifest": "sha256:" + "2" * 64}, LATER))
+    (install,) = registry.installs()
+    assert not any(row.is_of(install) for row in registry.smokes())
+    applied(registry, Logged(4, "install", install_record(), LATER))
+    (install,) = registry.installs()
+    assert not any(row.is_of(install) for row in registry.smokes())
 
 
 def test_sequences_are_per_key_label_and_direction(registry: Registry) -> None:
@@ -328,6 +367,7 @@ def test_rebuild_restores_everything(tmp_path: Path) -> None:
         Logged(3, "bundle-imported", {"key": "k", "label": "models", "sequence": 4, "index": "sha256:0"}),
         Logged(4, "uninstall", install_record(), LATER),
         Logged(5, "check", {"model": NAME.text, "outcome": "ok"}, LATER),
+        Logged(6, "smoke", smoke(), LATER),
     ]
 
     def state(registry: Registry) -> tuple[object, ...]:
@@ -338,6 +378,7 @@ def test_rebuild_restores_everything(tmp_path: Path) -> None:
             registry.installs(removed=True),
             registry.bundles(),
             registry.checks(NAME),
+            registry.smokes(),
             mirrored(registry),
         )
 
