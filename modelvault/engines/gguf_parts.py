@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelvault.artifact import FileSpec, Model
-from modelvault.engines.modelfile import Modelfile
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.formats.modelfile import Modelfile
 
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)

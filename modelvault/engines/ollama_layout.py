@@ -12,9 +12,11 @@ from modelvault.engines.chat_templates import Family, recognize
 from modelvault.engines.gguf_merge import Merge, digest_of, plan_merge, read_header
 from modelvault.engines.gguf_parts import Parts, base_name, choose_parts, gguf_files
 from modelvault.engines.ground import refusals
-from modelvault.engines.modelfile import Modelfile, parse, render
 from modelvault.engines.place import Wanted
 from modelvault.errors import EngineRefused, InvalidModelFile, UsageProblem
+from modelvault.formats.modelfile import Modelfile, parse, render
+from modelvault.formats.ollama import existing_names
+from modelvault.ollama_name import OllamaName
 
 UNKNOWN = Digest.sha256("0" * 64)
 """Stands for the digest of a merged file that was not made yet."""
@@ -27,7 +29,7 @@ class Layout:
     There is no ``merge`` for shards that are still to be received.
     """
 
-    name: store.OllamaName
+    name: OllamaName
     modelfile: Modelfile
     files: Mapping[Digest, FileSpec]
     layers: tuple[store.Layer, ...]
@@ -74,12 +76,12 @@ def refusal(model: Model) -> str | None:
     return None
 
 
-def name_for(request: InstallRequest) -> store.OllamaName:
+def name_for(request: InstallRequest) -> OllamaName:
     """Give the name for ``ollama run``, spelled as the store has it. Raises ``UsageProblem`` for one that Ollama would not take."""
     directory = request.target.directory
     with refusals(directory):
-        name = store.OllamaName.parse(request.name or _default_name(request.model))
-        return name.folded_onto(store.existing_names(directory))
+        name = OllamaName.parse(request.name or _default_name(request.model))
+        return name.folded_onto(existing_names(directory))
 
 
 def lay_out(request: InstallRequest) -> Layout:
