@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelvault.artifact import Algorithm, Digest
+from modelvault.artifact import Algorithm, Digest, SourceFile
 from modelvault.ollama_name import OllamaName
 from modelvault.strictjson import decode_object
 
@@ -73,6 +73,13 @@ def decode_manifest(data: bytes) -> OllamaManifest:
     if document.get("schemaVersion") != 2 or not isinstance(layers, list):  # noqa: PLR2004 (the format's own number)
         raise ValueError("it is not a manifest of version 2")
     return OllamaManifest(_descriptor(config), tuple(_descriptor(layer) for layer in layers))
+
+
+def listed_files(manifest: OllamaManifest, commit: str, size: int) -> tuple[SourceFile, ...]:
+    """List the files of a model, sorted by path: all blobs, and the manifest itself, of ``size`` bytes, whose SHA-256 is ``commit``."""
+    files = [SourceFile(path, layer.size, layer.digest) for path, layer in manifest.files().items()]
+    files.append(SourceFile(MANIFEST_FILE, size, Digest.sha256(commit)))
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def _descriptor(entry: Any) -> Descriptor:

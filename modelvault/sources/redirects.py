@@ -28,9 +28,14 @@ class Reached:
 class Redirects:
     """Finds the bytes behind the addresses of one source. Safe in any thread."""
 
-    def __init__(self, web: Web, home: str, agent: str) -> None:
-        """Remember the source's own address, and what to call ourselves elsewhere."""
+    def __init__(self, web: Web, home: str, agent: str, *, encrypted: bool = False) -> None:
+        """Remember the source's own address, and what to call ourselves elsewhere.
+
+        ``encrypted``: a source that is asked over HTTPS may not send us to plain HTTP. Blobs are verified in any case; what says
+        which blobs is not.
+        """
         self._web = web
+        self._encrypted = encrypted and origin(home)[0] == "https"
         self._home = home
         self._agent = agent
         self._stored: dict[str, str] = {}
@@ -59,7 +64,7 @@ class Redirects:
     def lead(self, url: str, location: str) -> None:
         """Remember that what ``url`` names has its bytes at ``location``."""
         with self._lock:
-            self._stored[url] = redirected(url, location)
+            self._stored[url] = self._target(url, location)
 
     def _follow(
         self, url: str, wanted: Mapping[str, str], ask: Callable[[str], urllib3.BaseHTTPResponse]
@@ -75,7 +80,7 @@ class Redirects:
             if response.status not in _REDIRECTS:
                 return Reached(response, origin(url)[1], at_home), stored
             dismiss(response)
-            target = redirected(url, response.headers.get("location", ""))
+            target = self._target(url, response.headers.get("location", ""))
             if origin(target) != home and stored is None:
                 stored = target
                 with self._lock:
@@ -88,16 +93,16 @@ class Redirects:
             if self._stored.get(url) == stored:
                 del self._stored[url]
 
-
-def redirected(url: str, location: str) -> str:
-    """Give the address that an answer from ``url`` points to. Raises ``SourceUnavailable`` for what is none."""
-    try:
-        target = urljoin(url, location)
-    except ValueError:  # as in is_address
-        target = ""
-    if not is_address(target):
-        raise SourceUnavailable(
-            f"{origin(url)[1]} redirects to what is no address: {location[:200]!r}",
-            hint="check --endpoint; a proxy or login page of the network may stand between",
-        )
-    return target
+    def _target(self, url: str, location: str) -> str:
+        """Give the address that an answer from ``url`` points to. Raises ``SourceUnavailable`` for what is none."""
+        try:
+            target = urljoin(url, location)
+        except ValueError:  # as in is_address
+            target = ""
+        if not is_address(target) or (self._encrypted and origin(target)[0] != "https"):
+            what = "plain HTTP" if is_address(target) else "what is no address"
+            raise SourceUnavailable(
+                f"{origin(url)[1]} redirects to {what}: {location[:200]!r}",
+                hint="check --endpoint; a proxy or login page of the network may stand between",
+            )
+        return target
