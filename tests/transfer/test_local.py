@@ -72,6 +72,17 @@ def test_another_users_file_is_copied(source: Path, tmp_path: Path, as_root: Non
     assert source.stat().st_uid == 65534
 
 
+def test_a_directory_of_somebody_elses_is_not_linked_from(source: Path, tmp_path: Path, as_root: None) -> None:
+    """Breaks if the engine's user can have root share a file of root's own, by a link in a directory that is not root's."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    (theirs / "link").symlink_to(source)
+    (fetched,) = run(tmp_path / "partial", wanted(theirs / "link"))
+    assert not fetched.data.samefile(source)
+    assert source.stat().st_nlink == 1
+
+
 def test_another_file_system_is_no_obstacle(tmp_path: Path, source: Path) -> None:
     """Breaks if a store on another disk cannot be taken over at all."""
     elsewhere = Path("/dev/shm")
