@@ -60,7 +60,7 @@ def test_in_words(pc: Machine) -> None:
     """Breaks if the user is not told what was linked, or what the Modelfile leaves out."""
     ran = pc.run("add", "--from-ollama", NAME)
     assert "take no space of their own" in ran.out
-    assert "ollama:tiny:q8_0: 9 files, 1.46 MB, checked and added to" in ran.out
+    assert "ollama:tiny:q8_0: 9 files, 1.46 MB, checked and added in" in ran.out
     assert "PARAMETER num_gqa" in ran.err
 
 
