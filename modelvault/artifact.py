@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Self
 
 from modelvault.errors import UsageProblem
+from modelvault.ollama_name import DEFAULT_NAMESPACE, OllamaName
 
 
 class Algorithm(StrEnum):
@@ -72,20 +73,30 @@ _NAME = re.compile(rf"(?:(?P<organization>{_NAME_PART})/)?(?P<repository>{_NAME_
 _NAME_MAX = 255  # bytes in one path component on every common file system
 _PATH_MAX = 1024  # bytes; leaves room for the directories above within PATH_MAX
 PATH_SUFFIXES = (".mvbundle", ".gguf", ".safetensors")
+_OLLAMA = "ollama:"
+_OLLAMA_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[0-9]{1,5})?")
+_OLLAMA_MAX = 200  # characters; leaves room for what a file name has in place of a slash
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelName:
-    """What a user calls a model: ``short-name``, ``org/name`` or ``org/name:QUANT``."""
+    """What a user calls a model: ``short-name``, ``org/name``, ``org/name:QUANT`` or ``ollama:`` and a name as Ollama has it.
+
+    Of the ways to write an Ollama name, ``text`` is the one that ``ollama list`` shows: ``ollama:llama3.1:latest``.
+    """
 
     text: str
 
     def __post_init__(self) -> None:
         """Refuse what could not be a directory name of an engine or a reference of a registry."""
+        if self.text.startswith(_OLLAMA):
+            object.__setattr__(self, "text", _OLLAMA + str(_ollama_name(self.text)))
+            return
         if not _NAME.fullmatch(self.text):
             raise UsageProblem(
                 f"not a model name: {self.text[:120]!r}",
-                hint="names look like llama-3.1-8b, org/name or org/name:Q4_K_M; paths start with /, ./, ../ or ~",
+                hint="names look like llama-3.1-8b, org/name, org/name:Q4_K_M or ollama:llama3.1:8b; "
+                "paths start with /, ./, ../ or ~",
             )
         if looks_like_path(self.text):
             raise UsageProblem(
@@ -102,37 +113,61 @@ class ModelName:
         return match.group(name) if match else None
 
     @property
+    def ollama(self) -> OllamaName | None:
+        """The name in Ollama's own terms, if it is one of Ollama's."""
+        return OllamaName.parse(self.text.removeprefix(_OLLAMA)) if self.text.startswith(_OLLAMA) else None
+
+    @property
     def organization(self) -> str | None:
-        """The part before the slash, if there is one."""
+        """The part before the slash, if there is one; of an Ollama name the namespace, but for that of Ollama's own library."""
+        if (name := self.ollama) is not None:
+            return name.namespace if name.namespace.lower() != DEFAULT_NAMESPACE else None
         return self._group("organization")
 
     @property
     def repository(self) -> str:
         """The part after the slash and before the colon."""
-        return self._group("repository") or ""
+        return self.ollama.model if self.ollama else self._group("repository") or ""
 
     @property
     def quant(self) -> str | None:
-        """The part after the colon, if there is one."""
-        return self._group("quant")
+        """The part after the colon, if there is one; of an Ollama name the tag."""
+        return self.ollama.tag if self.ollama else self._group("quant")
 
     @property
     def hub_id(self) -> str:
-        """``org/name`` without the quantisation."""
+        """``org/name`` without the quantisation; for an Ollama name, all of it as a repository of an organization ``ollama``."""
+        if self.ollama:
+            return "ollama/" + re.sub("[:/]", "-", self.text.removeprefix(_OLLAMA))
         return f"{self.organization}/{self.repository}" if self.organization else self.repository
 
     @property
     def file_name(self) -> str:
         """A form that is one safe path component, and no other name's: ``org--name``, ``org--name--QUANT``, else ``name@QUANT``.
 
-        No part of a name begins with ``-`` or has a ``+`` or ``@``, so what is a ``--`` of the name itself becomes ``-+``.
+        No part of a name begins with ``-`` or has a ``+`` or ``@``, so what is a ``--`` of the name itself becomes ``-+``. An Ollama
+        name has two ``@`` or more: ``ollama@llama3.1@8b``.
         """
-        escaped = self.text.replace("--", "-+")
-        return escaped.replace("/", "--").replace(":", "--" if self.organization else "@")
+        colon = "--" if self.organization and not self.ollama else "@"
+        return self.text.replace("--", "-+").replace("/", "--").replace(":", colon)
+
+
+def _ollama_name(text: str) -> OllamaName:
+    """Read ``ollama:[[host[:port]/]namespace/]model[:tag]``. Raises ``UsageProblem``."""
+    hint = "names look like ollama:llama3.1:8b, ollama:namespace/model:tag or ollama:host:5000/namespace/model:tag"
+    try:
+        name = OllamaName.parse(text.removeprefix(_OLLAMA))
+    except UsageProblem as error:
+        raise UsageProblem(error.message, hint=hint) from error
+    if not _OLLAMA_HOST.fullmatch(name.host) or len(text) > _OLLAMA_MAX:
+        raise UsageProblem(f"not a model name: {text[:120]!r}: its host is none, or it is too long", hint=hint)
+    return name
 
 
 def looks_like_path(argument: str) -> bool:
-    """Decide the design's rule: is this command-line argument a path rather than a name?"""
+    """Decide the design's rule: is this command-line argument a path rather than a name? A tag of Ollama's may end like a file."""
+    if argument.startswith(_OLLAMA):
+        return False
     return argument in {".", ".."} or argument.startswith(("/", "./", "../", "~")) or argument.endswith(PATH_SUFFIXES)
 
 

@@ -39,6 +39,7 @@ class Config:
     """Everything that can be set. Each field is a key of ``config.toml`` and an environment variable ``MODELVAULT_<FIELD>``."""
 
     endpoint: str | None = None
+    ollama_registry: str | None = None
     connections: int = 8
     limit_rate: int | None = None
     volume_size: int = VOLUME_SIZE
@@ -80,6 +81,7 @@ class _Setting:
 
 _SETTINGS = {
     "endpoint": _Setting(str, (str,), 'an address in quotes, as "https://huggingface.co"'),
+    "ollama_registry": _Setting(str, (str,), 'an address in quotes, as "https://registry.ollama.ai"'),
     "connections": _Setting(_connections, (int,), f"a whole number from 1 to {MAX_CONNECTIONS}"),
     "limit_rate": _Setting(_size, (str, int), "bytes per second, as 20M"),
     "volume_size": _Setting(_size, (str, int), "a size, as 4GiB"),

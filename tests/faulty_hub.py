@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LFS_SUFFIXES = (".gguf", ".safetensors", ".bin")
 _BLOCK = 64 << 10
+Owner = TypeVar("Owner")
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Refusals:
     times: int
     headers: Mapping[str, str] = field(default_factory=dict)
     where: str = "bytes"  # or "api": requests for model information
+    body: bytes = b""
 
 
 @dataclass
@@ -121,6 +123,61 @@ def _scan(folder: Path, path: Path) -> _File:
     return _File(name, path, size, sha256.hexdigest(), oid, lfs)
 
 
+class Served(ThreadingHTTPServer, Generic[Owner]):
+    """A port on 127.0.0.1 in a thread of its own, for ``owner``, who knows it as ``origin``; handlers answer in threads."""
+
+    daemon_threads = False
+    request_queue_size = 64
+
+    def __init__(
+        self,
+        owner: Owner,
+        origin: str,
+        handler: type[BaseHTTPRequestHandler],
+        *,
+        port: int = 0,
+        send_buffer: int | None = None,
+    ) -> None:
+        """Bind the port."""
+        self.owner = owner
+        self.origin = origin
+        self._send_buffer = send_buffer
+        self._open: set[socket.socket] = set()
+        self._open_lock = threading.Lock()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
+        super().__init__(("127.0.0.1", port), handler)
+
+    def begin(self) -> None:
+        """Serve."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Cut all connections and wait for the threads."""
+        self.shutdown()
+        with self._open_lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # the client was faster
+                    connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+        self._thread.join()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self._send_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
+        with self._open_lock:
+            self._open.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._open_lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that vanish are what these tests are about. Other errors show as a broken answer."""
+
+
 class Repository:
     """A folder as the hub sees it: its files, and a commit that follows from them."""
 
@@ -149,25 +206,21 @@ class FaultyHub:
         self.repositories = {name: Repository(folder) for name, folder in folders.items()}
         self.faults = Faults()
         self.requests: list[Request] = []
-        self.send_buffer = send_buffer
         self.page_size = page_size
         self.lock = threading.Lock()
         self.signatures: dict[str, int] = {}
         self._sent: dict[str, int] = {}
         self._watched: list[tuple[str, int, threading.Event]] = []
-        self._hub = _Server(self, "hub", port)
-        self._storage = _Server(self, "storage", 0)
-        self._threads: list[threading.Thread] = []
+        self._hub = Served(self, "hub", _Handler, port=port, send_buffer=send_buffer)
+        self._storage = Served(self, "storage", _Handler, send_buffer=send_buffer)
         self.url = f"http://127.0.0.1:{self._hub.server_address[1]}"
         # Another name for the same machine: a client that compares only addresses would be found out.
         self.storage_url = f"http://localhost:{self._storage.server_address[1]}"
 
     def __enter__(self) -> Self:
         """Serve."""
-        for server in (self._hub, self._storage):
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            self._threads.append(thread)
+        self._hub.begin()
+        self._storage.begin()
         return self
 
     def __exit__(
@@ -176,12 +229,8 @@ class FaultyHub:
         """Cut all connections and wait for the threads."""
         if self.faults.hold is not None:
             self.faults.hold.set()
-        for server in (self._hub, self._storage):
-            server.shutdown()
-            server.cut()
-            server.server_close()
-        for thread in self._threads:
-            thread.join()
+        self._hub.end()
+        self._storage.end()
 
     # -- what tests ask
 
@@ -266,43 +315,9 @@ class FaultyHub:
             return True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    request_queue_size = 64
-
-    def __init__(self, hub: FaultyHub, origin: str, port: int) -> None:
-        self.hub = hub
-        self.origin = origin
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        if self.hub.send_buffer is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.hub.send_buffer)
-        with self._open_lock:
-            self._open.add(connection)
-        return connection, address
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def cut(self) -> None:
-        with self._open_lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):  # the client was faster
-                    connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: clients that vanish are what these tests are about. Other errors show as a broken answer."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Served[FaultyHub]
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name is the base class's)
         """Keep quiet."""
@@ -319,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
     # -- routes
 
     def _answer(self) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         with hub.lock:
@@ -337,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RepoNotFound")
 
     def _api(self, segments: list[str], query: dict[str, list[str]], body: bytes) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         if refusal := hub.refuse_now("api"):
             self._error(refusal.status, headers=refusal.headers)
             return
@@ -362,7 +377,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({**info, "private": name in hub.faults.private, **gated, **repository.info})
 
     def _tree(self, repository: Repository, below: str, query: dict[str, list[str]]) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         entries = [entry for entry in repository.entries() if not below or entry["path"].startswith(below + "/")]
         if query.get("recursive", ["false"])[0].lower() not in {"true", "1"}:
             depth = below.count("/") + 1 if below else 0
@@ -377,7 +392,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(entries[begin:end], headers)
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         if refusal := hub.refuse_now("bytes"):
             self._error(refusal.status, headers=refusal.headers)
             return
@@ -400,7 +415,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._bytes(file, headers)
 
     def _storage(self, segments: list[str], query: dict[str, list[str]]) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         if hub.faults.storage_status is not None:
             self._error(hub.faults.storage_status)
             return
@@ -416,17 +431,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._error(404)
 
     def _admitted(self, name: str, *, gated: bool) -> Repository | None:
-        faults = self.server.hub.faults
+        faults = self.server.owner.faults
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         token = token if scheme == "Bearer" else ""
         if token and faults.valid_tokens is not None and token not in faults.valid_tokens:
             self._error(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
-        elif name not in self.server.hub.repositories or faults.private.get(name, token) != token:
+        elif name not in self.server.owner.repositories or faults.private.get(name, token) != token:
             self._error(401 if not token else 404, "RepoNotFound")
         elif gated and faults.gated.get(name, token) != token:
             self._error(403 if token else 401, "GatedRepo")
         else:
-            return self.server.hub.repositories[name]
+            return self.server.owner.repositories[name]
         return None
 
     # -- answers
@@ -453,7 +468,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _bytes(self, file: _File, headers: Mapping[str, str]) -> None:
-        faults = self.server.hub.faults
+        faults = self.server.owner.faults
         asked = None if faults.ignore_range else Request("", "", "", {"range": self.headers.get("range", "")}).range
         start, stop = asked or (0, None)
         stop = file.size if stop is None else min(stop, file.size)
@@ -471,14 +486,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(file, start, stop)
 
     def _body(self, file: _File, start: int, stop: int) -> None:
-        hub = self.server.hub
+        hub = self.server.owner
         cut = hub.drop_now()
         stop -= hub.faults.shorten.get(file.path, 0)
         end = stop if cut is None else min(stop, start + cut)
         flip = hub.faults.flip.get(file.path)
         began = time.monotonic()
         sent = 0
-        for block in _blocks(file.local, start, end):
+        for block in file_blocks(file.local, start, end):
             position = start + sent
             if flip is not None and position <= flip < position + len(block):
                 block[flip - position] ^= 1
@@ -495,7 +510,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _blocks(path: Path, start: int, stop: int) -> Iterator[bytearray]:
+def file_blocks(path: Path, start: int, stop: int) -> Iterator[bytearray]:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         while start < stop and (block := file.read(min(_BLOCK, stop - start))):

@@ -65,6 +65,45 @@ def test_name_parts(text: str, parts: tuple[str | None, str, str | None]) -> Non
     assert ":" not in name.file_name
 
 
+@pytest.mark.parametrize(
+    ("text", "parts", "hub_id", "file_name"),
+    [
+        ("ollama:llama3.1", (None, "llama3.1", "latest"), "ollama/llama3.1-latest", "ollama@llama3.1@latest"),
+        ("ollama:me/a--b:8B", ("me", "a--b", "8B"), "ollama/me-a--b-8B", "ollama@me--a-+b@8B"),
+        (
+            "ollama:hub:5000/me/a:q",
+            ("me", "a", "q"),
+            "ollama/hub-5000-me-a-q",
+            "ollama@hub@5000--me--a@q",
+        ),
+    ],
+)
+def test_ollama_name_parts(text: str, parts: tuple[str | None, str, str], hub_id: str, file_name: str) -> None:
+    """Breaks if a model from Ollama gets no directory, or another model's, in an engine that knows the Hub's names only."""
+    name = ModelName(text)
+    assert (name.organization, name.repository, name.quant) == parts
+    assert (name.hub_id, name.file_name) == (hub_id, file_name)
+    assert ModelName(name.text) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("ollama:llama3.1", "ollama:llama3.1:latest"),
+        ("ollama:library/llama3.1:8b", "ollama:llama3.1:8b"),
+        ("ollama:registry.ollama.ai/library/llama3.1:8b", "ollama:llama3.1:8b"),
+        ("ollama:me/x", "ollama:me/x:latest"),
+        ("ollama:hf.co/org/X-GGUF:X-Q4_K_M.gguf", "ollama:hf.co/org/X-GGUF:X-Q4_K_M.gguf"),
+        ("ollama:localhost:5000/library/x:1", "ollama:localhost:5000/library/x:1"),
+    ],
+)
+def test_an_ollama_name_is_listed_in_one_way(text: str, listed: str) -> None:
+    """Breaks if a model is in the vault twice, or not found, since Ollama's names can be written in several ways."""
+    assert ModelName(text).text == listed
+    assert ModelName(text) == ModelName(listed)
+    assert not looks_like_path(text)
+
+
 def test_file_names() -> None:
     """Breaks if two models share a directory, where the second would replace the first; or if common names are not pretty."""
     pretty = {
@@ -76,8 +115,9 @@ def test_file_names() -> None:
     assert {text: ModelName(text).file_name for text in pretty} == pretty
     names = set()
     for text in map("".join, chain.from_iterable(product("a-/:", repeat=length) for length in range(1, 7))):
-        with suppress(UsageProblem):
-            names.add(ModelName(text))
+        for prefix in ("", "ollama:"):
+            with suppress(UsageProblem):
+                names.add(ModelName(prefix + text))
     assert len({name.file_name for name in names}) == len(names) > 100
 
 
@@ -86,6 +126,8 @@ def test_file_names() -> None:
     [
         *("", "/x", "a/b/c", "../x", "a/..", ".hidden", "a b", "a:b:c", "ä", "-x", "a\n", "x" * 97),
         *("x.gguf", "user/x.gguf", "x.safetensors", "user/x:y.mvbundle"),
+        *("ollama:", "ollama:a/b/c/d", "ollama:hub:5000/x", "ollama:x:cloud", "ollama:../x", "ollama:a:b:c/d/e"),
+        *("ollama:hub:x/a/b", "ollama:" + "h" * 200 + "/a/b", "Ollama:a:b", "ollama:a:"),
     ],
 )
 def test_name_refuses(text: str) -> None:

@@ -67,7 +67,7 @@ def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
 def test_every_field_can_be_set(tmp_path: Path) -> None:
     """Breaks if a field of the configuration is read from nowhere."""
     texts = {"endpoint": "https://hub", "connections": "2", "limit_rate": "3k", "volume_size": "4MiB"}
-    texts |= {"label": "lab", "site": "lab-7", "lock_wait": "1"}
+    texts |= {"ollama_registry": "https://registry", "label": "lab", "site": "lab-7", "lock_wait": "1"}
     assert texts.keys() == set(Config.__slots__)
     found = load_config(tmp_path, {f"MODELVAULT_{key.upper()}": text for key, text in texts.items()})
     assert all(getattr(found, key) != getattr(Config(), key) for key in texts)

@@ -19,20 +19,26 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME | ORG/NAME[:QUANT]",
-            help="A catalog name or a Hub repository.",
+            metavar="NAME | ORG/NAME[:QUANT] | ollama:NAME[:TAG]",
+            help="A catalog name, a Hub repository, or a model of Ollama's registry.",
             autocompletion=completion.catalog,
         ),
     ],
     revision: Annotated[
-        str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit; the main branch if left away.")
+        str | None,
+        typer.Option(
+            metavar="REVISION",
+            help="Branch, tag or commit; the main branch if left away. Of Ollama's, the digest that must be met.",
+        ),
     ] = None,
     quant: Annotated[str | None, typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M.")] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave these files. Repeatable.")] = None,
-    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Another hub or a mirror.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another hub, a mirror, or an Ollama registry.")
+    ] = None,
     connections: Annotated[
         int | None, typer.Option(metavar="N", parser=whole_number(1, 64), help="Connections at once; 8 by default.")
     ] = None,
@@ -43,7 +49,7 @@ def pull(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; download nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a model from the Hub, verified.
+    """Bring a model from the Hub or Ollama, verified.
 
     Interrupted pulls go on where they stopped: run the same command again.
 
@@ -52,6 +58,7 @@ def pull(
       modelvault pull llama-3.1-8b
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
+      modelvault pull ollama:llama3.1:70b-instruct-q4_K_M
     """
     from modelvault.config import default_home, parse_size
     from modelvault.operations.pull import PullRequest, name_wanted, pull

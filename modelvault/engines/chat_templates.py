@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from modelvault.engines.modelfile import Instruction, Modelfile
+from modelvault.formats.modelfile import Instruction, Modelfile
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from modelvault.engines.gguf_merge import Merge, write_merged
 from modelvault.engines.ground import in_the_way, locked, refusals, remove_file, sweep
 from modelvault.engines.ollama_home import default_models, find_models
 from modelvault.engines.ollama_layout import UNKNOWN, Layout, lay_out, name_for, refusal
+from modelvault.engines.ollama_original import lay_out_original
 from modelvault.engines.place import Placer, Wanted
 from modelvault.errors import EngineRefused
 
@@ -69,7 +70,7 @@ class OllamaEngine:
 
     def plan(self, request: InstallRequest) -> InstallPlan:
         """Say what would be written; nothing on disk changes. Shards are read if the store may have what they make together."""
-        return self._plan(request, lay_out(request))
+        return self._plan(request, _laid_out(request))
 
     def _plan(self, request: InstallRequest, layout: Layout) -> InstallPlan:
         directory = request.target.directory
@@ -89,8 +90,8 @@ class OllamaEngine:
             files.append(PlannedFile(path, digest, layer.size, kind, there=there))
         needed = self._manifest_needed(request, layout)
         kind = LinkKind.WRITE if needed else LinkKind.PRESENT
-        path, manifest = directory / layout.manifest_path, layout.manifest
-        files.append(PlannedFile(path, Digest.of_bytes(manifest), len(manifest), kind, there=not needed))
+        path = directory / layout.manifest_path
+        files.append(PlannedFile(path, layout.manifest_digest, layout.manifest_size, kind, there=not needed))
         return InstallPlan(self.name, directory, str(layout.name), tuple(files), layout.warnings)
 
     def _manifest_needed(self, request: InstallRequest, layout: Layout) -> bool:
@@ -100,7 +101,7 @@ class OllamaEngine:
             if not path.exists():
                 return True
             current = store.read_manifest(path)
-        if current == layout.manifest:
+        if Digest.of_bytes(current) == layout.manifest_digest:
             return False
         before = request.previous.files if request.previous else ()
         digest = str(Digest.of_bytes(current))
@@ -116,7 +117,7 @@ class OllamaEngine:
 
     def install(self, request: InstallRequest) -> InstallRecord:
         """Place blobs, then the manifest, then look whether Ollama pruned a blob in between."""
-        layout, directory = lay_out(request), request.target.directory
+        layout, directory = _laid_out(request), request.target.directory
         placer = Placer(request)
         self._manifest_needed(request, layout)
         manifest_path = directory / layout.manifest_path
@@ -132,17 +133,14 @@ class OllamaEngine:
                 layout, merged = self._place_merged(placer, request, layout, layout.merge)
                 files.append(merged)
             files += [self._place(placer, request, layout, layer) for layer in layout.blobs[len(files) :]]
-            if self._manifest_needed(request, layout):
-                # Listing reads every file in the tree: the temporary one must lie outside.
-                placer.write(manifest_path, layout.manifest, via=directory)
+            manifest = self._place_manifest(placer, request, layout)
             for file in files:
                 if not (directory / file.path).exists():
                     raise EngineRefused(
                         f"{directory / file.path} was removed while the model was being installed",
                         hint="Ollama prunes when it starts: run the same command again",
                     )
-            digest = str(Digest.of_bytes(layout.manifest))
-            files.append(InstalledFile(layout.manifest_path, digest, len(layout.manifest), LinkKind.WRITE))
+            files.append(manifest)
             record = InstallRecord(
                 self.name,
                 str(directory),
@@ -177,6 +175,17 @@ class OllamaEngine:
         placer.make(directory / "blobs", fill)
         layer = layout.layers[0]
         return layout, InstalledFile(layer.path, str(layer.digest), layer.size, LinkKind.MERGE)
+
+    def _place_manifest(self, placer: Placer, request: InstallRequest, layout: Layout) -> InstalledFile:
+        """Write the manifest, unless it is there."""
+        kind, directory = LinkKind.WRITE, request.target.directory
+        if self._manifest_needed(request, layout):
+            # Listing reads every file in the tree: the temporary one must lie outside.
+            placer.write(directory / layout.manifest_path, layout.manifest, via=directory)
+        elif layout.kept is not None and not placer.was_placed(layout.manifest_path):
+            # It may be the very one that the model was taken from. Of ours nobody else writes the same bytes.
+            kind = LinkKind.PRESENT
+        return InstalledFile(layout.manifest_path, str(layout.manifest_digest), layout.manifest_size, kind)
 
     def _is_right(self, placer: Placer, request: InstallRequest, layer: store.Layer) -> bool:
         """Tell whether a blob that is made here is there. Raises ``EngineRefused`` for somebody else's in its place."""
@@ -222,7 +231,11 @@ class OllamaEngine:
 
     def _remove(self, record: InstallRecord, *, keep: set[str]) -> list[str]:
         directory = Path(record.directory)
-        manifests = [file for file in record.files if file.path.startswith("manifests/") and file.path not in keep]
+        manifests = [
+            file
+            for file in record.files
+            if file.path.startswith("manifests/") and file.path not in keep and file.link != LinkKind.PRESENT
+        ]
         removed = []
         # Somebody else's manifest that cannot be read is met before anything is removed.
         store.blobs_in_use(directory)
@@ -251,3 +264,8 @@ class OllamaEngine:
         if str(target.directory) == record.directory:
             return [run]
         return [f"OLLAMA_MODELS={shlex.quote(record.directory)} ollama serve", run]
+
+
+def _laid_out(request: InstallRequest) -> Layout:
+    """Lay a model out as Ollama had it, if it came from there; else as ``ollama create`` would make it."""
+    return lay_out_original(request) or lay_out(request)

@@ -30,6 +30,7 @@ from modelvault.engines.ollama_client import OllamaClient
 from modelvault.engines.ollama_layout import UNKNOWN, Layout, lay_out, name_for, refusal
 from modelvault.engines.place import Wanted, check_source, damaged
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.ollama_name import OllamaName
 
 _BLOCK = 1 << 20
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
@@ -54,8 +55,8 @@ class OllamaApiEngine:
         """Give the name for ``ollama run``, spelled as the server has it."""
         return str(self._name(request, _client(request.target).models()))
 
-    def _name(self, request: InstallRequest, models: Mapping[str, str]) -> store.OllamaName:
-        return name_for(request).folded_onto([store.OllamaName.parse(name) for name in models if _is_name(name)])
+    def _name(self, request: InstallRequest, models: Mapping[str, str]) -> OllamaName:
+        return name_for(request).folded_onto([OllamaName.parse(name) for name in models if _is_name(name)])
 
     def plan(self, request: InstallRequest) -> InstallPlan:
         """Say what would be sent; the server is asked, and nothing changes there."""
@@ -71,9 +72,7 @@ class OllamaApiEngine:
             files.append(PlannedFile(Path(layer.path), layer.digest, layer.size, kind, there=there))
         return InstallPlan(self.name, request.target.directory, str(name), tuple(files), layout.warnings)
 
-    def _is_made(
-        self, request: InstallRequest, layout: Layout, name: store.OllamaName, models: Mapping[str, str]
-    ) -> bool:
+    def _is_made(self, request: InstallRequest, layout: Layout, name: OllamaName, models: Mapping[str, str]) -> bool:
         """Tell whether the server has this very model by that name. Raises ``EngineRefused`` if it has another."""
         digest, before = models.get(str(name)), request.previous
         if digest is None:
@@ -188,7 +187,7 @@ def _kind(layer: store.Layer, layout: Layout) -> LinkKind:
 def _is_name(text: str) -> bool:
     """Tell a name that we could give as well from the cloud's models, which servers list too."""
     try:
-        store.OllamaName.parse(text)
+        OllamaName.parse(text)
     except UsageProblem:
         return False
     return True
@@ -206,7 +205,7 @@ def _told(blocks: Iterator[bytes], on_bytes: Callable[[int], object]) -> Iterato
         on_bytes(len(block))
 
 
-def _creation(layout: Layout, name: store.OllamaName) -> dict[str, Any]:
+def _creation(layout: Layout, name: OllamaName) -> dict[str, Any]:
     """Write the request that makes the model (api.CreateRequest, Ollama 0.24.0)."""
     modelfile = layout.modelfile
     files = {

@@ -12,9 +12,11 @@ from modelvault.engines.chat_templates import Family, recognize
 from modelvault.engines.gguf_merge import Merge, digest_of, plan_merge, read_header
 from modelvault.engines.gguf_parts import Parts, base_name, choose_parts, gguf_files
 from modelvault.engines.ground import refusals
-from modelvault.engines.modelfile import Modelfile, parse, render
-from modelvault.engines.place import Wanted
+from modelvault.engines.place import Wanted, check_source
 from modelvault.errors import EngineRefused, InvalidModelFile, UsageProblem
+from modelvault.formats.modelfile import Modelfile, parse, render
+from modelvault.formats.ollama import existing_names
+from modelvault.ollama_name import OllamaName
 
 UNKNOWN = Digest.sha256("0" * 64)
 """Stands for the digest of a merged file that was not made yet."""
@@ -24,21 +26,35 @@ UNKNOWN = Digest.sha256("0" * 64)
 class Layout:
     """What is to be written. ``files`` are the layers that are files of the vault; ``merge`` makes the first layer, if it is none.
 
-    There is no ``merge`` for shards that are still to be received.
+    There is no ``merge`` for shards that are still to be received. ``kept`` is a manifest that the model brings.
     """
 
-    name: store.OllamaName
+    name: OllamaName
     modelfile: Modelfile
     files: Mapping[Digest, FileSpec]
     layers: tuple[store.Layer, ...]
     config: store.Layer
     merge: Merge | None
     warnings: tuple[str, ...]
+    kept: Wanted | None = None
 
     @property
     def manifest(self) -> bytes:
-        """The manifest's bytes."""
+        """The manifest's bytes. Raises ``DigestMismatch`` where the vault lacks the one that is kept."""
+        if self.kept is not None:
+            check_source(self.kept)
+            return self.kept.source.read_bytes()
         return store.encode_manifest(self.config, self.layers)
+
+    @property
+    def manifest_digest(self) -> Digest:
+        """The manifest's SHA-256, known even of one that is still to be received."""
+        return self.kept.file.digest if self.kept is not None else Digest.of_bytes(self.manifest)
+
+    @property
+    def manifest_size(self) -> int:
+        """The manifest's length in bytes."""
+        return self.kept.file.size if self.kept is not None else len(self.manifest)
 
     @property
     def manifest_path(self) -> str:
@@ -74,12 +90,12 @@ def refusal(model: Model) -> str | None:
     return None
 
 
-def name_for(request: InstallRequest) -> store.OllamaName:
+def name_for(request: InstallRequest) -> OllamaName:
     """Give the name for ``ollama run``, spelled as the store has it. Raises ``UsageProblem`` for one that Ollama would not take."""
     directory = request.target.directory
     with refusals(directory):
-        name = store.OllamaName.parse(request.name or _default_name(request.model))
-        return name.folded_onto(store.existing_names(directory))
+        name = OllamaName.parse(request.name or _default_name(request.model))
+        return name.folded_onto(existing_names(directory))
 
 
 def lay_out(request: InstallRequest) -> Layout:

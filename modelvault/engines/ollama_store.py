@@ -1,95 +1,23 @@
-"""Ollama's store as it lies on disk: names, the JSON of manifests and configs, which blobs are in use. Sources: Ollama 0.24.0.
+"""Ollama's store as it lies on disk: the JSON of manifests and configs, which blobs are in use. Sources: Ollama 0.24.0.
 
 Pure but for the functions at the end, which read a store.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from modelvault import fsio
 from modelvault.artifact import Digest, Traits
 from modelvault.engines.ground import in_the_way
-from modelvault.engines.modelfile import LISTS, Modelfile, encode_parameter
-from modelvault.errors import UsageProblem
+from modelvault.formats.modelfile import LISTS, Modelfile, encode_parameter
+from modelvault.formats.ollama import CONFIG_TYPE, LAYER_PREFIX, MANIFEST_TYPE, MAX_MANIFEST, blob_path, tags
 
-MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
-CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
-LAYER_PREFIX = "application/vnd.ollama.image."
-MAX_MANIFEST = 4 << 20
-"""Bytes; a manifest with a layer for each of a thousand tensors has some 200 kB."""
-
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
-_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _REFERENCE = re.compile(rb"sha256[:-]([0-9a-fA-F]{64})")
-_DEFAULT_HOST, _DEFAULT_NAMESPACE, _DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 _GROUPS = ((10**9, 1, "B"), (10**6, 2, "M"), (10**3, 0, "K"))
-
-
-@dataclass(frozen=True, slots=True)
-class OllamaName:
-    """A fully qualified name in an Ollama store."""
-
-    host: str
-    namespace: str
-    model: str
-    tag: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``[[host/]namespace/]model[:tag]``. Raises ``UsageProblem`` for what Ollama refuses, reserved tags among them."""
-        rest, tag = text, _DEFAULT_TAG
-        if text.rfind(":") > text.rfind("/"):
-            rest, _, tag = text.rpartition(":")
-        parts = rest.split("/")
-        defaults = [_DEFAULT_HOST, _DEFAULT_NAMESPACE]
-        if len(parts) > len(defaults) + 1:
-            raise _bad_name(text, "it has more than three parts")
-        host, namespace, model = [*defaults[: 3 - len(parts)], *parts]
-        fits = _HOST.fullmatch(host) and _NAMESPACE.fullmatch(namespace) and _PART.fullmatch(model)
-        if not fits or not _PART.fullmatch(tag):
-            raise _bad_name(
-                text, "a part is empty, too long (80 characters) or holds characters that Ollama does not take"
-            )
-        if tag.lower() in {"cloud", "local"} or tag.lower().endswith("-cloud"):
-            raise _bad_name(text, f"Ollama keeps the tag {tag!r} for itself")
-        return cls(host, namespace, model, tag)
-
-    def __str__(self) -> str:
-        """Give the shortest form, as ``ollama list`` does."""
-        parts = [self.host, self.namespace, self.model]
-        if self.host.lower() == _DEFAULT_HOST:
-            parts = parts[1:] if self.namespace.lower() != _DEFAULT_NAMESPACE else parts[2:]
-        return "/".join(parts) + f":{self.tag}"
-
-    @property
-    def path(self) -> str:
-        """Where the manifest lies below ``manifests/``."""
-        return f"{self.host}/{self.namespace}/{self.model}/{self.tag}"
-
-    def folded_onto(self, existing: Iterable["OllamaName"]) -> "OllamaName":
-        """Take the spelling that the store has already, part by part.
-
-        Ollama's handlers fold each part onto *any* existing model's (``getExistingName``), in random order: two spellings of
-        one part in a store make models come and go.
-        """
-        names = sorted(existing, key=lambda name: name.path)
-        parts = {}
-        for part in ("host", "namespace", "model", "tag"):
-            mine = getattr(self, part)
-            spelled = [getattr(name, part) for name in names if getattr(name, part).lower() == mine.lower()]
-            parts[part] = mine if mine in spelled or not spelled else spelled[0]
-        return replace(self, **parts)
-
-
-def _bad_name(text: str, reason: str) -> UsageProblem:
-    return UsageProblem(
-        f"not a name that Ollama takes: {text[:120]!r}: {reason}", hint="choose one with --as, such as --as llama3.1:8b"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +38,7 @@ class Layer:
     @property
     def path(self) -> str:
         """Where the blob lies in the store."""
-        return f"blobs/sha256-{self.digest.hex}"
+        return blob_path(self.digest)
 
     def descriptor(self) -> dict[str, Any]:
         """Give the manifest's entry, its keys in Ollama's order."""
@@ -192,16 +120,6 @@ def encode_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
     )
 
 
-def existing_names(directory: Path) -> list[OllamaName]:
-    """List the names of all models in a store. Raises ``OSError``."""
-    return [OllamaName(*path.parts[-4:]) for path in _tags(directory) if not path.is_dir()]
-
-
-def _tags(directory: Path) -> list[Path]:
-    """List what lies where Ollama looks for manifests."""
-    return sorted((directory / "manifests").glob("*/*/*/*"))
-
-
 def dangers(directory: Path) -> list[str]:
     """Say what in a store keeps Ollama from listing models that are whole. Raises ``OSError``."""
     found = []
@@ -209,7 +127,7 @@ def dangers(directory: Path) -> list[str]:
         found.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
     found += [
         f"{path} is a link to nothing: Ollama lists no model at all as long as it is there"
-        for path in _tags(directory)
+        for path in tags(directory)
         if path.is_symlink() and not path.exists()
     ]
     return found

@@ -92,7 +92,7 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
         )
         known = any(entry.name == request.name for entry in vault.store.entries())
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
-    return AddResult(vault.root, summarize(stored), unchanged, known and not unchanged, report.warnings)
+    return AddResult(vault.root, summarize(stored), unchanged, known and not unchanged, 0, report.warnings)
 
 
 def _require_one(folder: Path, paths: Sequence[str]) -> None:

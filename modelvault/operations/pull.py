@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from modelvault import filesystem
@@ -22,8 +23,10 @@ from modelvault.artifact import (
     looks_like_path,
 )
 from modelvault.catalog import find_entry, load_catalog, suggest
+from modelvault.config import Config
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.ollama import check_layers, license_of, recipe_of, registry_address
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -59,7 +62,7 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A request resolved to a repository."""
+    """A request resolved to a repository of a source, of the Hub or of an Ollama registry."""
 
     name: ModelName
     repository: str
@@ -69,18 +72,25 @@ class _Target:
     verified: bool | None = None
     license: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """The kind of source."""
+        return "hub" if self.name.ollama is None else "ollama"
+
 
 def name_wanted(text: str) -> ModelName:
     """Read what the user wants pulled. Raises ``UsageProblem`` that says what to type for a path or the address of a page."""
     if looks_like_path(text):
         raise UsageProblem(
-            f"{text} is a path, and `pull` brings models from the Hub",
+            f"{text} is a path, and `pull` brings models from the Hub or from Ollama's registry",
             hint=f"for what lies on this machine: modelvault add {shlex.quote(text)} --name NAME",
             path=text,
         )
     page = urlsplit(text)
     if page.scheme in {"http", "https"}:
         name = "/".join(page.path.strip("/").split("/")[:2])
+        if page.hostname in {"ollama.com", "registry.ollama.ai"}:
+            name = f"ollama:{name}"
         raise UsageProblem(
             f"{text} is an address, and `pull` takes a name",
             hint=f"write {name}; another hub than the usual one is named with --endpoint",
@@ -95,13 +105,8 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
     target = _resolve(request)
-    config = vault.config.override(
-        endpoint=request.endpoint, connections=request.connections, limit_rate=request.limit_rate
-    )
-    # huggingface_hub is imported here alone, and only when something is pulled: never on the isolated side.
-    from modelvault.sources.hub import HubSource  # noqa: PLC0415
-
-    with contextlib.closing(HubSource(config.endpoint, connections=config.connections)) as source:
+    config = vault.config.override(connections=request.connections, limit_rate=request.limit_rate)
+    with contextlib.closing(_source(target, request.endpoint, config)) as source:
         progress.log(f"looking up {target.repository}")
         job = _prepare(vault, target, source, allow_pickle=request.allow_pickle)
         if request.dry_run:
@@ -113,9 +118,29 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
         return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
 
 
+def _source(target: _Target, endpoint: str | None, config: Config) -> Source:
+    """Open the source of a target, at the ``endpoint`` that was named for this pull if there is one."""
+    if (ollama := target.name.ollama) is not None:
+        from modelvault.sources.ollama import OllamaSource  # noqa: PLC0415 (as below)
+
+        address = endpoint or registry_address(ollama, config.ollama_registry)
+        return OllamaSource(address, connections=config.connections)
+    # huggingface_hub is imported here alone, and only when something is pulled: never on the isolated side.
+    from modelvault.sources.hub import HubSource  # noqa: PLC0415
+
+    return HubSource(endpoint or config.endpoint, connections=config.connections)
+
+
 def _resolve(request: PullRequest) -> _Target:
-    """Find out which repository a name means: a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
+    """Find out which repository a name means: Ollama's, a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
     name = request.name
+    if name.ollama is not None:
+        if request.wish != Wish():
+            raise UsageProblem(
+                f"{name}: a model of Ollama's comes as it is, without --quant, --include or --exclude",
+                hint="its tag says which quantization it is: ollama:NAME:TAG",
+            )
+        return _Target(name, f"{name.ollama.repository}:{name.ollama.tag}", request.revision, request.wish)
     quant = (request.wish.quant or name.quant or "").upper() or None
     catalog = load_catalog()
     entry = find_entry(name, catalog) or find_entry(ModelName(name.hub_id), catalog)
@@ -134,7 +159,10 @@ def _resolve(request: PullRequest) -> _Target:
     if name.organization is None:
         near = suggest(name, catalog)
         hint = f"did you mean {' or '.join(near)}" if near else "`modelvault catalog` lists the short names"
-        raise UsageProblem(f"{name} is not in the catalog", hint=f"{hint}; a Hub repository is written org/name")
+        raise UsageProblem(
+            f"{name} is not in the catalog",
+            hint=f"{hint}; a Hub repository is written org/name, a model of Ollama's ollama:{name}",
+        )
     listed = ModelName(f"{name.hub_id}:{quant}") if quant else name
     return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
 
@@ -172,7 +200,11 @@ class _Job:
 def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: bool) -> _Job:
     """List, choose and check; nothing is downloaded."""
     snapshot = source.snapshot(target.repository, target.revision)
-    selection = select(snapshot.files, target.wish)
+    if target.kind == "ollama":
+        check_layers(target.name.text, snapshot.files)
+        selection = Selection(snapshot.files, ())
+    else:
+        selection = select(snapshot.files, target.wish)
     check_distinct(target.name, [file.path for file in selection.files])
     check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
     found = _in_vault(vault, target, selection.files)
@@ -248,6 +280,11 @@ def _check_in_vault(vault: Vault, job: _Job) -> None:
             )
 
 
+def _recipe(target: _Target, paths: Mapping[str, Path]) -> tuple[Recipe | None, tuple[str, ...]]:
+    """Give the recipe that the catalog has, or that a model from Ollama has in its layers, with what is to be said of it."""
+    return (target.recipe, ()) if target.name.ollama is None else recipe_of(target.name.ollama, paths)
+
+
 def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> PullResult:
     start = time.monotonic()
     with Transfers(vault.partial, job.wanted, options.transfer, progress) as transfers:
@@ -259,15 +296,16 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
         report = inspect_model(paths, allow_pickle=options.allow_pickle)
         digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
+        recipe, notes = _recipe(job.target, paths)
         model = Model(
             name=job.target.name,
-            origin=Origin("hub", job.snapshot.repository, job.snapshot.commit),
+            origin=Origin(job.target.kind, job.snapshot.repository, job.snapshot.commit),
             files=tuple(
                 FileSpec(file.path, file.size, digests[file.path], file.digest) for file in job.selection.files
             ),
             traits=report.traits,
-            license=plan.license,
-            recipe=job.target.recipe,
+            license=license_of(report.reports) if job.target.kind == "ollama" else plan.license,
+            recipe=recipe,
         )
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
     return PullResult(
@@ -278,5 +316,5 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         + sum(file.here for file in plan.files if file.path in job.in_vault),
         seconds=time.monotonic() - start,
         unchanged=unchanged,
-        warnings=(*plan.warnings, *report.warnings),
+        warnings=(*plan.warnings, *report.warnings, *notes),
     )

@@ -1,5 +1,6 @@
 """``uninstall``: take exactly what was installed out of an engine's directories."""
 
+from modelvault.artifact import ModelName
 from modelvault.engines import InstallRecord, engines, parse_target
 from modelvault.errors import UsageProblem
 from modelvault.operations.summaries import install_line
@@ -11,6 +12,8 @@ def uninstall(vault: Vault, model: str, engine: str) -> UninstallResult:
     """Remove an install, named by the vault's or the engine's name. Raises ``UsageProblem`` if it is not recorded."""
     adapters = engines()
     target = parse_target(engine, adapters)
+    if model.startswith("ollama:"):
+        model = ModelName(model).text  # in the one of its forms that is recorded
     rows = [
         row
         for row in vault.registry.installs()

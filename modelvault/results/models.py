@@ -139,12 +139,13 @@ class PullResult:
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """What ``add`` did; ``replaced``: another model had this name before."""
+    """What ``add`` did. ``replaced``: another model had this name before. ``linked`` bytes lie on the disk once, for the vault and for where they came from."""
 
     vault: Path
     model: ModelSummary
     unchanged: bool
     replaced: bool
+    linked: int
     warnings: tuple[str, ...]
 
 

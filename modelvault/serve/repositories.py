@@ -72,8 +72,9 @@ class Snapshot:
 
 
 def commit_of(stored: StoredModel) -> str:
-    """Give the commit of a model's source; where there is none, the first 40 hex of its manifest digest stand for it."""
-    return stored.model.origin.commit or stored.manifest.hex[:COMMIT_LENGTH]
+    """Give the commit of a model's source; where git knows none, the first 40 hex of its manifest digest stand for it."""
+    commit = stored.model.origin.commit or ""
+    return commit if len(commit) == COMMIT_LENGTH else stored.manifest.hex[:COMMIT_LENGTH]
 
 
 def repository_ids(stored: StoredModel) -> tuple[str, ...]:

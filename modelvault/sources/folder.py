@@ -4,6 +4,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,19 +71,24 @@ class FolderSource:
         status = (self._root / file.path).stat()
         return f"{self._root.resolve() / file.path}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
-    @contextlib.contextmanager
-    def open_range(self, file: SourceFile, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+    def open_range(self, file: SourceFile, start: int, stop: int) -> AbstractContextManager[Iterator[bytes]]:
         """Read bytes ``start`` to ``stop`` of a file. Raises ``SourceUnavailable`` when it has become shorter."""
-        with (self._root / file.path).open("rb", buffering=0) as reader:
-            yield self._read(reader.fileno(), file, start, stop)
+        return open_file_range(self._root / file.path, file.path, start, stop)
 
-    @staticmethod
-    def _read(descriptor: int, file: SourceFile, start: int, stop: int) -> Iterator[bytes]:
-        while start < stop:
-            block = os.pread(descriptor, min(fsio.BLOCK, stop - start), start)
-            if not block:
-                raise SourceUnavailable(
-                    f"{file.path} became shorter while it was read", hint="run the command again once it is still"
-                )
-            start += len(block)
-            yield block
+
+@contextlib.contextmanager
+def open_file_range(path: Path, name: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+    """Open the bytes ``start`` to ``stop`` of a file of this machine. Raises ``SourceUnavailable`` when it has become shorter."""
+    with path.open("rb", buffering=0) as reader:
+        yield _blocks(reader.fileno(), name, start, stop)
+
+
+def _blocks(descriptor: int, name: str, start: int, stop: int) -> Iterator[bytes]:
+    while start < stop:
+        block = os.pread(descriptor, min(fsio.BLOCK, stop - start), start)
+        if not block:
+            raise SourceUnavailable(
+                f"{name} became shorter while it was read", hint="run the command again once it is still"
+            )
+        start += len(block)
+        yield block

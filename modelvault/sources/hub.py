@@ -8,12 +8,10 @@ import itertools
 import os
 import re
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
-from urllib.parse import urljoin
 
 # Read when huggingface_hub is imported; without it the client reports which agent runs it.
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -29,30 +27,18 @@ from modelvault import __version__
 from modelvault.artifact import Algorithm, Digest, SourceFile
 from modelvault.errors import SourceUnavailable, Transient, UsageProblem
 from modelvault.sources import Snapshot
-from modelvault.sources.http import (
-    RangeStream,
-    Web,
-    check_range,
-    chunk_size,
-    dismiss,
-    is_address,
-    origin,
-    proxy_for,
-    retry_after,
-)
+from modelvault.sources.certificates import certificates
+from modelvault.sources.http import RangeStream, Web, check_range, chunk_size, is_address, proxy_for, retry_after
+from modelvault.sources.redirects import Redirects
 from modelvault.sources.refusal import Asked, refusal
 
 _T = TypeVar("_T")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _ATTEMPTS = 5
 _PATIENCE = 300.0  # seconds that the listing waits if the hub asks for it
-_HOPS = 5
-_RESOLVES = 3
 _MAX_FILES = 100_000  # files and folders of a repository; the Hub itself advises to stay below that
 _MAX_REQUESTS = 2_000  # for one model: pages of 50 files, and room for retries; the Hub's pages have 1000
 _OK = {200, 206}
-_REDIRECTS = {301, 302, 303, 307, 308}
-_EXPIRED = {401, 403, 404, 410}
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -68,13 +54,12 @@ class HubSource:
             )
         proxy_for(self.endpoint)  # one that is no address must be named as such, before either client meets it
         token = token or None
-        context = _certificates()
+        context = certificates()
         set_client_factory(lambda: _client(context, itertools.count(1)))
         self._headers = build_hf_headers(token=token, library_name="modelvault", library_version=__version__)
         self._api = HfApi(endpoint=self.endpoint, token=token, library_name="modelvault", library_version=__version__)
         self._web = Web(context, connections)
-        self._signed: dict[tuple[str, str, str], str] = {}
-        self._lock = threading.Lock()
+        self._redirects = Redirects(self._web, self.endpoint, self._headers["user-agent"])
 
     def snapshot(self, repository: str, revision: str | None) -> Snapshot:
         """Pin the revision and list its files. Raises ``SourceUnavailable`` with a hint for the case at hand."""
@@ -113,56 +98,23 @@ class HubSource:
         wanted = {"accept-encoding": "identity"}
         if (start, stop) != (0, file.size):
             wanted["range"] = f"bytes={start}-{stop - 1}"
-        for _ in range(_RESOLVES):
-            response, signed = self._follow(snapshot, file, wanted)
-            host = origin(signed or self.endpoint)[1]
-            if signed is None or response.status not in _EXPIRED:
-                try:
-                    self._check(response, snapshot, file, self.endpoint if signed is None else host)
-                    check_range(response, start, stop, file.size)
-                except BaseException:
-                    response.close()
-                    raise
-                return response, host
-            # A signed address that ran out; another thread may have fetched a new one in the meantime.
-            dismiss(response)
-            self._forget(snapshot, file, signed)
-        raise SourceUnavailable(
-            f"{file.path}: {host} refuses the address that {self.endpoint} signed for it (status {response.status})",
-            hint=f"make sure that {host} can be reached from here: a proxy or firewall may stand between",
+        url = hf_hub_url(snapshot.repository, file.path, revision=snapshot.commit, endpoint=self.endpoint)
+        reached = self._redirects.open(
+            url, wanted, lambda address: self._ask(snapshot, address, wanted), what=file.path
         )
+        try:
+            self._check(reached.response, snapshot, file, self.endpoint if reached.at_home else reached.host)
+            check_range(reached.response, start, stop, file.size)
+        except BaseException:
+            reached.response.close()
+            raise
+        return reached.response, reached.host
 
-    def _follow(
-        self, snapshot: Snapshot, file: SourceFile, wanted: dict[str, str]
-    ) -> tuple[urllib3.BaseHTTPResponse, str | None]:
-        """Follow redirects by hand; returns the answer, and the signed address if another origin gave it."""
-        key = (snapshot.repository, snapshot.commit, file.path)
-        home = origin(self.endpoint)
-        signed = self._signed.get(key)
-        url = signed or hf_hub_url(snapshot.repository, file.path, revision=snapshot.commit, endpoint=self.endpoint)
-        for _ in range(_HOPS):
-            at_home = origin(url) == home
-            # The token is for the hub alone: the storage behind it has its signature in the address.
-            identity = self._headers if at_home else {"user-agent": self._headers["user-agent"]}
-            response = self._web.get(url, {**identity, **wanted})
-            if at_home:
-                self._check_commit(response, snapshot)
-            if response.status not in _REDIRECTS:
-                return response, None if at_home else signed
-            dismiss(response)
-            target = _redirected(url, response.headers.get("location", ""))
-            if origin(target) != home and signed is None:
-                signed = target
-                with self._lock:
-                    self._signed[key] = target
-            url = target
-        raise Transient("too many redirects")
-
-    def _forget(self, snapshot: Snapshot, file: SourceFile, signed: str) -> None:
-        key = (snapshot.repository, snapshot.commit, file.path)
-        with self._lock:
-            if self._signed.get(key) == signed:
-                del self._signed[key]
+    def _ask(self, snapshot: Snapshot, url: str, wanted: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Ask the hub itself, with the token."""
+        response = self._web.get(url, {**self._headers, **wanted})
+        self._check_commit(response, snapshot)
+        return response
 
     def _check_commit(self, response: urllib3.BaseHTTPResponse, snapshot: Snapshot) -> None:
         commit = response.headers.get("x-repo-commit", snapshot.commit)
@@ -180,20 +132,6 @@ class HubSource:
             token = "authorization" in self._headers
             asked = Asked(endpoint, snapshot.repository, snapshot.commit, file.path, token=token)
             raise refusal(asked, response.status, response.headers)
-
-
-def _redirected(url: str, location: str) -> str:
-    """Give the address that an answer from ``url`` points to."""
-    try:
-        target = urljoin(url, location)
-    except ValueError:  # as in is_address
-        target = ""
-    if not is_address(target):
-        raise SourceUnavailable(
-            f"{origin(url)[1]} redirects to what is no address: {location[:200]!r}",
-            hint="check --endpoint and HF_ENDPOINT; a proxy or login page of the network may stand between",
-        )
-    return target
 
 
 # -- the listing
@@ -267,32 +205,6 @@ def _unreachable(endpoint: str, error: Exception) -> SourceUnavailable:
 
 
 # -- the client
-
-
-def _certificates() -> ssl.SSLContext:
-    """Trust what the environment names, as curl and requests do; else what httpx2 finds, so that both clients agree."""
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        bundle = os.environ.get(variable)
-        if bundle and not os.environ.get("SSL_CERT_FILE"):
-            return _context(variable, bundle)
-    try:
-        return httpx2.create_ssl_context()
-    except OSError as error:
-        raise UsageProblem(
-            f"cannot read the certificates that SSL_CERT_FILE or SSL_CERT_DIR names: {error}",
-            hint="correct the variable, or unset it",
-        ) from error
-
-
-def _context(variable: str, bundle: str) -> ssl.SSLContext:
-    try:
-        if os.path.isdir(bundle):  # noqa: PTH112 (a string from the environment, handed on as it is)
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:
-        raise UsageProblem(
-            f"cannot read the certificates that {variable} names: {error}", hint="correct the variable, or unset it"
-        ) from error
 
 
 def _client(context: ssl.SSLContext, requests: Iterator[int]) -> httpx2.Client:

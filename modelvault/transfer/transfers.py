@@ -2,7 +2,8 @@
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from modelvault.fsio import allow_open_files
 from modelvault.locks import locked_directory
 from modelvault.progress import Progress
 from modelvault.transfer.crew import Crew
+from modelvault.transfer.local import take_over
 from modelvault.transfer.partial import Partial
 from modelvault.transfer.values import Fetched, TransferOptions, Wanted
 
@@ -63,16 +65,25 @@ class Transfers:
         run, except for a file that does not have the digest that was promised.
         """
         first = {wanted.key: wanted for wanted in reversed(self._wanted)}
-        partials = {key: Partial(self._home / key, wanted) for key, wanted in first.items()}
+        linked = self._take_over(first)
+        partials = {key: Partial(self._home / key, wanted) for key, wanted in first.items() if key not in linked}
         self._make_room(list(partials.values()))
         total = sum(partial.size for partial in partials.values())
         done = sum(partial.reused for partial in partials.values())
         with self._progress.task("total", total, done=done, overall=True) as overall:
             digests = Crew(partials.values(), self._options, self._progress, overall).run()
         return tuple(
-            _result(wanted, partials[wanted.key], digests[partials[wanted.key]], first=first[wanted.key] is wanted)
+            replace(linked[wanted.key], path=wanted.path)
+            if wanted.key in linked
+            else _result(wanted, partials[wanted.key], digests[partials[wanted.key]], first=first[wanted.key] is wanted)
             for wanted in self._wanted
         )
+
+    def _take_over(self, first: Mapping[str, Wanted]) -> dict[str, Fetched]:
+        """Link what lies on this machine."""
+        with no_space_at(self._home):
+            taken = {key: take_over(wanted, self._home / key, self._progress) for key, wanted in first.items()}
+        return {key: fetched for key, fetched in taken.items() if fetched is not None}
 
     def discard(self, fetched: Fetched) -> None:
         """Remove what is left of a transfer after its data was published, or is not needed any more."""

@@ -27,6 +27,7 @@ class Wanted:
 
     Where ``digest`` is ``None``, ``identity`` has to name the repository and the commit: bytes of another file would
     be taken for a part of this one otherwise. ``model`` is noted beside the data, for those who look what is under way.
+    ``local`` is a file of this machine that should be it: with a promised digest it is linked, where that can be, and not fetched.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Wanted:
     open: RangeOpener
     identity: str = ""
     model: str = ""
+    local: Path | None = None
 
     @property
     def key(self) -> str:
@@ -49,7 +51,8 @@ class Wanted:
 class Fetched:
     """One file, whole and verified, in ``data``. ``received`` and ``reused`` are bytes of this run and of earlier ones.
 
-    Several paths of the same content share one ``data``: publish it once. The first of them carries ``received``.
+    Several paths of the same content share one ``data``: publish it once. The first of them carries ``received``. What is ``linked``
+    shares its bytes on the disk with a file elsewhere.
     """
 
     path: str
@@ -58,6 +61,7 @@ class Fetched:
     sha256: Digest
     received: int
     reused: int
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

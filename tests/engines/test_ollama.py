@@ -16,9 +16,7 @@ from make_models import make_large_gguf
 
 from modelvault.artifact import Origin, Recipe, Traits
 from modelvault.engines import LinkMode
-from modelvault.engines.modelfile import parse
 from modelvault.engines.ollama_store import (
-    OllamaName,
     config_layer,
     encode_parameters,
     go_json,
@@ -26,6 +24,8 @@ from modelvault.engines.ollama_store import (
     text_layers,
 )
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.formats.modelfile import parse
+from modelvault.ollama_name import OllamaName
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from modelvault.artifact import Digest, FileSpec, Model, ModelName, Origin, Reci
 from modelvault.engines import InstallRecord, LinkMode
 from modelvault.engines.chat_templates import families, recognize
 from modelvault.engines.gguf_parts import Parts, choose_parts
-from modelvault.engines.modelfile import parse, render
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.formats.modelfile import parse, render
 
 HERE = Path(__file__).resolve().parents[1]
 

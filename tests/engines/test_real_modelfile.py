@@ -10,9 +10,9 @@ from real_engines import OLLAMAS, OllamaServer, ollama_server
 from split_models import tiny_model
 
 from modelvault.engines import InstallRequest, Target, engines
-from modelvault.engines.modelfile import parse, render
 from modelvault.engines.ollama_store import text_layers
 from modelvault.errors import UsageProblem
+from modelvault.formats.modelfile import parse, render
 
 pytestmark = pytest.mark.engine
 

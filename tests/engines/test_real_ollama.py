@@ -19,8 +19,8 @@ from tiny_parts import AFTER_SEEN, SIDE, STUCK, make_adapter, make_projector
 
 from modelvault.engines import InstallRecord, InstallRequest, LinkMode, Removal, Target, engines, parse_target
 from modelvault.engines.chat_templates import families
-from modelvault.engines.modelfile import parse, render
 from modelvault.errors import EngineRefused
+from modelvault.formats.modelfile import parse, render
 
 pytestmark = pytest.mark.engine
 

@@ -16,8 +16,9 @@ from split_models import split_model, tiny_model
 from modelvault.artifact import StoredModel
 from modelvault.engines import InstallRecord, InstallRequest, LinkMode, Owner, Target, engines
 from modelvault.engines.chat_templates import families, recognize
-from modelvault.engines.ollama_store import OllamaName, human_number
+from modelvault.engines.ollama_store import human_number
 from modelvault.errors import UsageProblem
+from modelvault.ollama_name import OllamaName
 
 pytestmark = [pytest.mark.engine, pytest.mark.parametrize("release", OLLAMAS)]
 NOBODY = 65534

@@ -27,6 +27,15 @@ from modelvault.serve.repositories import (
 SHA = Digest.of_bytes(b"x")
 
 
+def test_a_commit_that_is_not_gits(shelf: FolderShelf) -> None:
+    """Breaks if clients, which know 40 hex digits, are given the SHA-256 of an Ollama manifest for a commit."""
+    origin = Origin("ollama", "registry.ollama.ai/library/tiny", "d" * 64)
+    stored = shelf.add("ollama:tiny:q8_0", origin, {"model.gguf": b"x"})
+    assert repository_ids(stored) == ("ollama/tiny-q8_0",)
+    (found,) = snapshots(Models(shelf).by_age(), "ollama/tiny-q8_0")
+    assert found.commit == stored.manifest.hex[:40]
+
+
 def test_newest_commit_is_main(shelf: FolderShelf) -> None:
     """A second pull at a later commit must not be hidden by the first."""
     fill(shelf)

@@ -14,8 +14,8 @@ from ctypes import c_float
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from modelvault.engines.go_template import fault_in
 from modelvault.errors import UsageProblem
+from modelvault.formats.go_template import fault_in
 
 KEYWORDS = (
     "FROM",
@@ -261,12 +261,12 @@ def _float32(text: str) -> float:
     return c_float(float(text)).value
 
 
-def render(modelfile: Modelfile, from_: str) -> str:
-    """Write the Modelfile with ``from_`` in its FROM line; ``parse`` gives the same instructions back.
+def render(modelfile: Modelfile, from_: str | None) -> str:
+    """Write the Modelfile with ``from_`` in its FROM line, or without one; ``parse`` gives the same instructions back.
 
     Raises ``UsageProblem`` for a value that the grammar cannot express.
     """
-    lines = [f"FROM {from_}"]
+    lines = [] if from_ is None else [f"FROM {from_}"]
     for entry in modelfile.instructions:
         if entry.keyword != "FROM":
             words = [entry.keyword, entry.argument] if entry.argument else [entry.keyword]

@@ -3,7 +3,7 @@
 import pytest
 
 from modelvault.engines.chat_templates import families
-from modelvault.engines.go_template import fault_in
+from modelvault.formats.go_template import fault_in
 
 GOOD = [
     "",

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modelvault.engines.go_template import fault_in
-from modelvault.engines.modelfile import (
+from modelvault.errors import UsageProblem
+from modelvault.formats.go_template import fault_in
+from modelvault.formats.modelfile import (
     FLOATS,
     INTEGERS,
     KEYWORDS,
@@ -19,7 +20,6 @@ from modelvault.engines.modelfile import (
     parse,
     render,
 )
-from modelvault.errors import UsageProblem
 
 TEXT = st.text(
     st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]) | st.sampled_from('"\n\t #'), max_size=40
