@@ -27,7 +27,10 @@ def pull(
     revision: Annotated[
         str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit; the main branch if left away.")
     ] = None,
-    quant: Annotated[str | None, typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M.")] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M; asked for if left away."),
+    ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
     ] = None,
@@ -53,6 +56,7 @@ def pull(
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
     """
+    from modelvault.cli.choosing import ask_for_quantization
     from modelvault.config import default_home, parse_size
     from modelvault.operations.pull import PullRequest, name_wanted, pull
     from modelvault.progress import Progress
@@ -71,7 +75,7 @@ def pull(
             dry_run=dry_run,
         )
         with Vault.prospective(default_home(), log=progress.log) as vault:
-            return pull(vault, request, progress)
+            return pull(vault, request, progress, None if as_json else ask_for_quantization)
 
     run("pull", as_json, work, lines)
 

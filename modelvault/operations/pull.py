@@ -24,6 +24,7 @@ from modelvault.artifact import (
 from modelvault.catalog import find_entry, load_catalog, suggest
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.choosing import Chooser, settle
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -69,6 +70,14 @@ class _Target:
     verified: bool | None = None
     license: str | None = None
 
+    def settled(self, quant: str | None) -> "_Target":
+        """Give the target with the quantization that was chosen meanwhile, in its name, too."""
+        if quant is None:
+            return self
+        quant = quant.upper()
+        name = ModelName(f"{self.name.hub_id}:{quant}")
+        return replace(self, name=name, wish=replace(self.wish, quant=quant))
+
 
 def name_wanted(text: str) -> ModelName:
     """Read what the user wants pulled. Raises ``UsageProblem`` that says what to type for a path or the address of a page."""
@@ -88,10 +97,12 @@ def name_wanted(text: str) -> ModelName:
     return ModelName(text)
 
 
-def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | PullResult:
+def pull(
+    vault: Vault, request: PullRequest, progress: Progress, choose: Chooser | None = None
+) -> PullPlan | PullResult:
     """Bring a model into the vault; with ``dry_run`` only say what that would take.
 
-    Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
+    ``choose`` is asked where a repository has several quantizations and the request names none. Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
     target = _resolve(request)
@@ -103,7 +114,9 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
 
     with contextlib.closing(HubSource(config.endpoint, connections=config.connections)) as source:
         progress.log(f"looking up {target.repository}")
-        job = _prepare(vault, target, source, allow_pickle=request.allow_pickle)
+        snapshot = source.snapshot(target.repository, target.revision)
+        target = target.settled(settle(snapshot, target.wish, choose))
+        job = _prepare(vault, target, source, snapshot, allow_pickle=request.allow_pickle)
         if request.dry_run:
             return _plan(vault, job)
         vault.create()
@@ -169,9 +182,8 @@ class _Job:
     wanted: tuple[Wanted, ...]
 
 
-def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: bool) -> _Job:
-    """List, choose and check; nothing is downloaded."""
-    snapshot = source.snapshot(target.repository, target.revision)
+def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, *, allow_pickle: bool) -> _Job:
+    """Choose and check; nothing is downloaded."""
     selection = select(snapshot.files, target.wish)
     check_distinct(target.name, [file.path for file in selection.files])
     check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)

@@ -96,6 +96,17 @@ class ShowResult:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantChoice:
+    """One quantization of a GGUF repository. ``name`` is what ``--quant`` takes, ``size`` in bytes; ``bits`` per weight, if that can be computed."""
+
+    name: str
+    size: int
+    files: int
+    bits: float | None
+    judgement: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedDownload:
     """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already."""
 
