@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, installs, models, papers
+from modelvault.results import bundles, catalog, installs, models, papers
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
     "bundle": bundles.BundleResult,
     "bundle --dry-run": bundles.BundlePlan,
-    "catalog": models.CatalogResult,
+    "catalog list": catalog.CatalogResult,
+    "catalog search": catalog.CatalogResult,
+    "catalog show": catalog.CatalogShow,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
     "inspect": bundles.InspectResult,

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from modelvault import __version__
-from modelvault.cli import keys, receipt, registry
+from modelvault.cli import catalog, keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
-from modelvault.cli.catalog import catalog
 from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
@@ -68,7 +67,7 @@ _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
 _command()(installs)
 _command()(serve)
-_command()(catalog)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(keys.app, name="keys")
 app.add_typer(registry.app, name="registry")

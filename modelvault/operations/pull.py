@@ -21,9 +21,10 @@ from modelvault.artifact import (
     check_distinct,
     looks_like_path,
 )
-from modelvault.catalog import find_entry, load_catalog, suggest
+from modelvault.catalog import Catalog
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
+from modelvault.operations.catalog import recipe_of, the_catalog
 from modelvault.operations.choosing import Chooser, settle
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
@@ -69,6 +70,7 @@ class _Target:
     recipe: Recipe | None = None
     verified: bool | None = None
     license: str | None = None
+    notes: tuple[str, ...] = ()
 
     def settled(self, quant: str | None) -> "_Target":
         """Give the target with the quantization that was chosen meanwhile, in its name, too."""
@@ -105,7 +107,7 @@ def pull(
     ``choose`` is asked where a repository has several quantizations and the request names none. Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
-    target = _resolve(request)
+    target = _resolve(request, the_catalog(vault.config))
     config = vault.config.override(
         endpoint=request.endpoint, connections=request.connections, limit_rate=request.limit_rate
     )
@@ -126,12 +128,11 @@ def pull(
         return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
 
 
-def _resolve(request: PullRequest) -> _Target:
+def _resolve(request: PullRequest, catalog: Catalog) -> _Target:
     """Find out which repository a name means: a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
     name = request.name
     quant = (request.wish.quant or name.quant or "").upper() or None
-    catalog = load_catalog()
-    entry = find_entry(name, catalog) or find_entry(ModelName(name.hub_id), catalog)
+    entry = catalog.find(name) or catalog.find(ModelName(name.hub_id))
     if entry is not None:
         own = Wish(quant or entry.quant, request.wish.include or entry.include, entry.exclude + request.wish.exclude)
         listed = entry.name if quant in {None, entry.quant} else ModelName(f"{entry.name}:{quant}")
@@ -140,14 +141,15 @@ def _resolve(request: PullRequest) -> _Target:
             entry.repository,
             request.revision or entry.revision,
             own,
-            entry.recipe,
+            recipe_of(entry),
             entry.verified,
             entry.license,
+            catalog.notes_on(entry),
         )
     if name.organization is None:
-        near = suggest(name, catalog)
-        hint = f"did you mean {' or '.join(near)}" if near else "`modelvault catalog` lists the short names"
-        raise UsageProblem(f"{name} is not in the catalog", hint=f"{hint}; a Hub repository is written org/name")
+        problem = catalog.unknown(name)
+        problem.hint = f"{problem.hint}; a Hub repository is written org/name"
+        raise problem
     listed = ModelName(f"{name.hub_id}:{quant}") if quant else name
     return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
 
@@ -226,7 +228,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
     needed = sum({wanted.key: states[wanted.path].unallocated for wanted in job.wanted}.values())
     free = filesystem.free_space(vault.root)
     target = job.target
-    warnings = []
+    warnings = list(target.notes)
     if target.verified is False:
         warnings.append(f"the catalog entry {target.name} was not checked online yet: compare repository and license")
     if job.snapshot.gated:

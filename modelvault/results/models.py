@@ -182,29 +182,6 @@ class GcResult:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogLine:
-    """One catalog entry; ``parameters`` as its publisher says (``8.0B``), ``context`` in tokens."""
-
-    name: str
-    title: str
-    repository: str
-    quant: str | None
-    format: str
-    parameters: str
-    context: int
-    license: str
-    gated: bool
-    verified: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogResult:
-    """The catalog."""
-
-    entries: tuple[CatalogLine, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class RebuildResult:
     """What ``registry rebuild`` restored; ``listed`` are models that are listed again, where the list itself was lost."""
 

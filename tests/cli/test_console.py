@@ -78,14 +78,6 @@ def test_tables_lose_nothing() -> None:
     assert list(table(("model", "format"), [(name, "gguf")]))[1] == f"{name}  gguf"
 
 
-def test_the_catalog_fits(machine: Callable[..., Machine]) -> None:
-    """Breaks if a repository's name does not stand on one line of an ordinary terminal: people copy it from there."""
-    shown = on_terminal(machine("pc"), "catalog")
-    repositories = [entry["repository"] for entry in machine("pc").json("catalog").result["entries"]]
-    assert all(repository in shown for repository in repositories)
-    assert max(len(line) for line in shown.splitlines()) <= 80
-
-
 def test_a_vault_where_none_can_be(machine: Callable[..., Machine]) -> None:
     """Breaks if a mistyped MODELVAULT_HOME ends with the system's words alone."""
     assert "MODELVAULT_HOME" in failed(machine("pc", MODELVAULT_HOME="/proc/x"), "keys", "new", code=1)["hint"]

@@ -95,7 +95,8 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(server, "registry", "rebuild")
     note(server, "rm", "tiny")
     note(server, "gc")
-    note(server, "catalog")
+    for words in ((), ("search", "korean"), ("show", "qwen2.5-7b")):
+        note(server, "catalog", *words)
     note(server, "keys", "revoke", "default")
     assert noted == RESULTS.keys() - {"serve"}
 
