@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, catalog, installs, models, papers
+from modelvault.results import bundles, catalog, installs, models, papers, project
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
@@ -30,6 +30,7 @@ RESULTS: Mapping[str, type] = {
     "keys trust": papers.KeysResult,
     "list": models.ListResult,
     "pull": models.PullResult,
+    "pull --all": project.ProjectResult,
     "pull --dry-run": models.PullPlan,
     "receipt add": papers.ReceiptResult,
     "receipt list": papers.ReceiptsResult,

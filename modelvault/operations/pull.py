@@ -26,6 +26,7 @@ from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.catalog import recipe_of, the_catalog
 from modelvault.operations.choosing import Chooser, settle
+from modelvault.operations.pinning import Pin, check_pinned, pinned
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -39,7 +40,10 @@ from modelvault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration."""
+    """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration.
+
+    ``pin``, from a lock, says where it comes from and which files it has; then revision, quantization and globs only name it.
+    """
 
     name: ModelName
     revision: str | None = None
@@ -49,6 +53,7 @@ class PullRequest:
     limit_rate: int | None = None
     allow_pickle: bool = False
     dry_run: bool = False
+    pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,11 @@ class _Target:
     verified: bool | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
+    pin: Pin | None = None
+
+    def pinned(self, pin: Pin | None) -> "_Target":
+        """Give the target at the repository and commit that are locked, if any are."""
+        return replace(self, repository=pin.repository, revision=pin.commit, pin=pin) if pin else self
 
     def settled(self, quant: str | None) -> "_Target":
         """Give the target with the quantization that was chosen meanwhile, in its name, too."""
@@ -107,7 +117,7 @@ def pull(
     ``choose`` is asked where a repository has several quantizations and the request names none. Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
-    target = _resolve(request, the_catalog(vault.config))
+    target = _resolve(request, the_catalog(vault.config)).pinned(request.pin)
     config = vault.config.override(
         endpoint=request.endpoint, connections=request.connections, limit_rate=request.limit_rate
     )
@@ -117,7 +127,8 @@ def pull(
     with contextlib.closing(HubSource(config.endpoint, connections=config.connections)) as source:
         progress.log(f"looking up {target.repository}")
         snapshot = source.snapshot(target.repository, target.revision)
-        target = target.settled(settle(snapshot, target.wish, choose))
+        if target.pin is None:
+            target = target.settled(settle(snapshot, target.wish, choose))
         job = _prepare(vault, target, source, snapshot, allow_pickle=request.allow_pickle)
         if request.dry_run:
             return _plan(vault, job)
@@ -186,7 +197,7 @@ class _Job:
 
 def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, *, allow_pickle: bool) -> _Job:
     """Choose and check; nothing is downloaded."""
-    selection = select(snapshot.files, target.wish)
+    selection = pinned(snapshot, target.pin) if target.pin else select(snapshot.files, target.wish)
     check_distinct(target.name, [file.path for file in selection.files])
     check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
     found = _in_vault(vault, target, selection.files)
@@ -273,6 +284,8 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
         report = inspect_model(paths, allow_pickle=options.allow_pickle)
         digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
+        if job.target.pin is not None:
+            check_pinned(job.target.pin, digests)
         model = Model(
             name=job.target.name,
             origin=Origin("hub", job.snapshot.repository, job.snapshot.commit),
