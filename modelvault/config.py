@@ -45,6 +45,7 @@ class Config:
     volume_size: int = VOLUME_SIZE
     label: str = "models"
     site: str | None = None
+    catalog: str | None = None
     lock_wait: float = 10.0
 
     def override(self, **values: Any) -> "Config":
@@ -87,6 +88,7 @@ _SETTINGS = {
     "volume_size": _Setting(_size, (str, int), "a size, as 4GiB"),
     "label": _Setting(str, (str,), 'a word in quotes, as "models"'),
     "site": _Setting(str, (str,), 'a word in quotes, as "lab-7"'),
+    "catalog": _Setting(str, (str,), 'a directory in quotes, as "/srv/catalog"'),
     "lock_wait": _Setting(_seconds, (int, float), "seconds, as 10"),
 }
 
@@ -133,6 +135,15 @@ def default_home(environment: Mapping[str, str] = os.environ) -> Path:
     from platformdirs import user_data_path  # noqa: PLC0415
 
     return user_data_path("modelvault")
+
+
+def config_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Find the directory of the user's own configuration: ``XDG_CONFIG_HOME``, else the platform's."""
+    if chosen := environment.get("XDG_CONFIG_HOME"):  # honored on every platform
+        return Path(chosen).expanduser().absolute() / "modelvault"
+    from platformdirs import user_config_path  # noqa: PLC0415 (as above)
+
+    return user_config_path("modelvault")
 
 
 def sudo_hint(home: Path, environment: Mapping[str, str] = os.environ) -> str | None:

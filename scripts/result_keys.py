@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, engines, installs, models, papers
+from modelvault.results import bundles, catalog, engines, installs, models, papers, project
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
     "bundle": bundles.BundleResult,
     "bundle --dry-run": bundles.BundlePlan,
-    "catalog": models.CatalogResult,
+    "catalog list": catalog.CatalogResult,
+    "catalog search": catalog.CatalogResult,
+    "catalog show": catalog.CatalogShow,
     "doctor": engines.DoctorResult,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
@@ -29,6 +31,7 @@ RESULTS: Mapping[str, type] = {
     "keys trust": papers.KeysResult,
     "list": models.ListResult,
     "pull": models.PullResult,
+    "pull --all": project.ProjectResult,
     "pull --dry-run": models.PullPlan,
     "receipt add": papers.ReceiptResult,
     "receipt list": papers.ReceiptsResult,

@@ -21,7 +21,7 @@ from modelvault.artifact import (
 )
 from modelvault.errors import VaultDamaged
 from modelvault.modelpack import IndexEntry, encode_manifest, store_form
-from modelvault.serve import HubServer, create_app
+from modelvault.serve import HubServer, Shelf, create_app
 
 OLD, NEW, QUANTS = "a" * 40, "b" * 40, "c" * 40
 
@@ -84,7 +84,7 @@ class Hub:
 
 
 @contextlib.contextmanager
-def serving(shelf: FolderShelf) -> Iterator[HubServer]:
+def serving(shelf: Shelf) -> Iterator[HubServer]:
     server = HubServer(create_app(shelf))
     thread = threading.Thread(target=server.serve)
     thread.start()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelvault.config import Config, default_home, load_config, parse_size
+from modelvault.config import Config, config_directory, default_home, load_config, parse_size
 from modelvault.errors import UsageProblem
 
 
@@ -67,7 +67,8 @@ def test_bad_files_are_named(tmp_path: Path, text: str, named: str) -> None:
 def test_every_field_can_be_set(tmp_path: Path) -> None:
     """Breaks if a field of the configuration is read from nowhere."""
     texts = {"endpoint": "https://hub", "connections": "2", "limit_rate": "3k", "volume_size": "4MiB"}
-    texts |= {"ollama_registry": "https://registry", "label": "lab", "site": "lab-7", "lock_wait": "1"}
+    texts |= {"ollama_registry": "https://registry", "label": "lab", "site": "lab-7"}
+    texts |= {"catalog": "/srv/catalog", "lock_wait": "1"}
     assert texts.keys() == set(Config.__slots__)
     found = load_config(tmp_path, {f"MODELVAULT_{key.upper()}": text for key, text in texts.items()})
     assert all(getattr(found, key) != getattr(Config(), key) for key in texts)
@@ -77,6 +78,12 @@ def test_bad_variable_is_named(tmp_path: Path) -> None:
     """Breaks if the user is not told which variable is wrong."""
     with pytest.raises(UsageProblem, match="MODELVAULT_VOLUME_SIZE"):
         load_config(tmp_path, {"MODELVAULT_VOLUME_SIZE": "huge"})
+
+
+def test_the_users_own_configuration(tmp_path: Path) -> None:
+    """Breaks if a user's catalog is sought in somebody else's directory."""
+    assert config_directory({"XDG_CONFIG_HOME": str(tmp_path)}) == tmp_path / "modelvault"
+    assert config_directory({}).name == "modelvault"
 
 
 def test_home_from_the_environment(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from modelvault import __version__
-from modelvault.cli import keys, receipt, registry
+from modelvault.cli import catalog, keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
-from modelvault.cli.catalog import catalog
 from modelvault.cli.doctor import doctor
 from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
@@ -72,7 +71,7 @@ _command()(installs)
 _command(no_args_is_help=True)(smoke)
 _command()(doctor)
 _command()(serve)
-_command()(catalog)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(keys.app, name="keys")
 app.add_typer(registry.app, name="registry")

@@ -33,10 +33,10 @@ def _models() -> Iterator[str]:
 
 
 def _catalog() -> Iterator[str]:
-    from modelvault.catalog import load_catalog
+    from modelvault.config import default_home, load_config
+    from modelvault.operations.catalog import the_catalog
 
-    for name in load_catalog():
-        yield str(name)
+    yield from the_catalog(load_config(default_home())).entries
 
 
 def _engines() -> Iterator[str]:

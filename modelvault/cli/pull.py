@@ -1,6 +1,7 @@
 """``modelvault pull``."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,18 +13,23 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
+    from modelvault.artifact import ModelName
+    from modelvault.progress import Progress
     from modelvault.results.models import PullPlan, PullResult
+    from modelvault.results.project import ProjectResult
+
+_PROJECT = "modelvault.toml"
 
 
 def pull(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="NAME | ORG/NAME[:QUANT] | ollama:NAME[:TAG]",
             help="A catalog name, a Hub repository, or a model of Ollama's registry.",
             autocompletion=completion.catalog,
         ),
-    ],
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(
@@ -31,7 +37,10 @@ def pull(
             help="Branch, tag or commit; the main branch if left away. Of Ollama's, the digest that must be met.",
         ),
     ] = None,
-    quant: Annotated[str | None, typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M.")] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M; asked for if left away."),
+    ] = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
     ] = None,
@@ -46,6 +55,11 @@ def pull(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
     ] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Pull what the project's file wants, and lock it.")] = False,
+    file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="With --all: the project's file; modelvault.toml by default.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="With --all: move the lock to what is newest.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; download nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -53,34 +67,63 @@ def pull(
 
     Interrupted pulls go on where they stopped: run the same command again.
 
+    --all pulls the models that a project lists in modelvault.toml, and writes their commits and digests into modelvault.lock beside
+    it. What is locked comes again exactly so, until --update.
+
     \b
     Examples:
       modelvault pull llama-3.1-8b
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
       modelvault pull ollama:llama3.1:70b-instruct-q4_K_M
+      modelvault pull --all
     """
+    one = {"a name": name, "--revision": revision, "--quant": quant, "--include": include, "--exclude": exclude}
+    _check(all_, [option for option, value in one.items() if value], file is not None or update)
+    from modelvault.cli.choosing import ask_for_quantization
+    from modelvault.cli.project import project_lines
     from modelvault.config import default_home, parse_size
+    from modelvault.operations.project import ProjectRequest, pull_project
     from modelvault.operations.pull import PullRequest, name_wanted, pull
-    from modelvault.progress import Progress
     from modelvault.sources.selection import Wish
     from modelvault.vault import Vault
 
-    def work(progress: Progress) -> "PullPlan | PullResult":
-        request = PullRequest(
-            name=name_wanted(name),
+    def request(name: "ModelName", wish: Wish, revision: str | None) -> PullRequest:
+        return PullRequest(
+            name=name,
             revision=revision,
-            wish=Wish(quant, tuple(include or ()), tuple(exclude or ())),
+            wish=wish,
             endpoint=endpoint,
             connections=connections,
             limit_rate=parse_size(limit_rate) if limit_rate else None,
             allow_pickle=allow_pickle,
             dry_run=dry_run,
         )
-        with Vault.prospective(default_home(), log=progress.log) as vault:
-            return pull(vault, request, progress)
 
-    run("pull", as_json, work, lines)
+    def one_model(progress: "Progress") -> "PullPlan | PullResult":
+        asked = request(name_wanted(name or ""), Wish(quant, tuple(include or ()), tuple(exclude or ())), revision)
+        with Vault.prospective(default_home(), log=progress.log) as vault:
+            return pull(vault, asked, progress, None if as_json else ask_for_quantization)
+
+    def all_models(progress: "Progress") -> "ProjectResult":
+        with Vault.prospective(default_home(), log=progress.log) as vault:
+            project = ProjectRequest(file or Path(_PROJECT), request, update=update, dry_run=dry_run)
+            return pull_project(vault, project, progress)
+
+    if all_:
+        run("pull", as_json, all_models, project_lines)
+    else:
+        run("pull", as_json, one_model, lines)
+
+
+def _check(whole: bool, one: list[str], project: bool) -> None:
+    """Refuse what is said of one model beside --all, and what is said of a project without it."""
+    if whole and one:
+        raise typer.BadParameter(f"--all takes what {_PROJECT} says; write it there: {', '.join(one)}")
+    if not whole and project:
+        raise typer.BadParameter("--file and --update belong to --all")
+    if not whole and "a name" not in one:
+        raise typer.BadParameter("name a model, or take --all")
 
 
 def lines(result: "PullPlan | PullResult") -> Iterator[str]:

@@ -14,6 +14,7 @@ from modelvault.engines.ollama_client import OllamaClient, own_address
 from modelvault.engines.processes import said_by
 from modelvault.engines.programs import find_program, release
 from modelvault.errors import EngineRefused, ModelvaultError
+from modelvault.formats.ollama import existing_names
 from modelvault.results.engines import Finding, Level
 
 _SECONDS = 5.0
@@ -176,7 +177,7 @@ def _listed(subject: str, directory: Path, client: OllamaClient) -> Iterator[Fin
         what = f"the server does not list its models: {error.message}"
         yield Finding(subject, Level.DANGER, what, "look at the server's log")
         return
-    if unknown := sorted({str(name) for name in store.existing_names(directory)} - listed):
+    if unknown := sorted({str(name) for name in existing_names(directory)} - listed):
         yield Finding(
             subject,
             Level.NOTE,

@@ -20,7 +20,7 @@ from modelvault.engines import engines
 from modelvault.errors import DigestMismatch, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.ollama_name import OllamaName
-from modelvault.operations.ollama import check_layers, license_of, recipe_of
+from modelvault.operations.ollama import check_layers, license_of, recipe_in_layers
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -78,7 +78,7 @@ def adopt(vault: Vault, request: AdoptRequest, progress: Progress) -> AddResult:
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in here.items()}
         report = inspect_model(paths)
-        recipe, notes = recipe_of(name, paths)
+        recipe, notes = recipe_in_layers(name, paths)
         digests: dict[str, Digest] = {item.path: item.sha256 for item in fetched} | here
         model = Model(
             name=listed_as,

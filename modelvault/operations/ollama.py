@@ -44,7 +44,7 @@ def check_layers(name: str, files: Sequence[SourceFile]) -> None:
         )
 
 
-def recipe_of(name: OllamaName, files: Mapping[str, Path]) -> tuple[Recipe, tuple[str, ...]]:
+def recipe_in_layers(name: OllamaName, files: Mapping[str, Path]) -> tuple[Recipe, tuple[str, ...]]:
     """Make the recipe of a model from its layers, with warnings of what no Modelfile can say; ``files`` maps paths to bytes.
 
     Raises ``InvalidModelFile`` (rule ``ollama-layer``) for layers that Ollama could not read either.

@@ -22,11 +22,14 @@ from modelvault.artifact import (
     check_distinct,
     looks_like_path,
 )
-from modelvault.catalog import find_entry, load_catalog, suggest
+from modelvault.catalog import Catalog
 from modelvault.config import Config
 from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
-from modelvault.operations.ollama import check_layers, license_of, recipe_of, registry_address
+from modelvault.operations.catalog import recipe_of, the_catalog
+from modelvault.operations.choosing import Chooser, settle
+from modelvault.operations.ollama import check_layers, license_of, recipe_in_layers, registry_address
+from modelvault.operations.pinning import Pin, check_pinned, pinned
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.progress import Progress
@@ -40,7 +43,10 @@ from modelvault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration."""
+    """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration.
+
+    ``pin``, from a lock, says where it comes from and which files it has; then revision, quantization and globs only name it.
+    """
 
     name: ModelName
     revision: str | None = None
@@ -50,6 +56,7 @@ class PullRequest:
     limit_rate: int | None = None
     allow_pickle: bool = False
     dry_run: bool = False
+    pin: Pin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,20 @@ class _Target:
     recipe: Recipe | None = None
     verified: bool | None = None
     license: str | None = None
+    notes: tuple[str, ...] = ()
+    pin: Pin | None = None
+
+    def pinned(self, pin: Pin | None) -> "_Target":
+        """Give the target at the repository and commit that are locked, if any are."""
+        return replace(self, repository=pin.repository, revision=pin.commit, pin=pin) if pin else self
+
+    def settled(self, quant: str | None) -> "_Target":
+        """Give the target with the quantization that was chosen meanwhile, in its name, too."""
+        if quant is None:
+            return self
+        quant = quant.upper()
+        name = ModelName(f"{self.name.hub_id}:{quant}")
+        return replace(self, name=name, wish=replace(self.wish, quant=quant))
 
     @property
     def kind(self) -> str:
@@ -98,17 +119,22 @@ def name_wanted(text: str) -> ModelName:
     return ModelName(text)
 
 
-def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | PullResult:
+def pull(
+    vault: Vault, request: PullRequest, progress: Progress, choose: Chooser | None = None
+) -> PullPlan | PullResult:
     """Bring a model into the vault; with ``dry_run`` only say what that would take.
 
-    Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
+    ``choose`` is asked where a repository has several quantizations and the request names none. Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
-    target = _resolve(request)
+    target = resolve(request, the_catalog(vault.config)).pinned(request.pin)
     config = vault.config.override(connections=request.connections, limit_rate=request.limit_rate)
     with contextlib.closing(_source(target, request.endpoint, config)) as source:
         progress.log(f"looking up {target.repository}")
-        job = _prepare(vault, target, source, allow_pickle=request.allow_pickle)
+        snapshot = source.snapshot(target.repository, target.revision)
+        if target.pin is None and target.kind == "hub":
+            target = target.settled(settle(snapshot, target.wish, choose))
+        job = _prepare(vault, target, source, snapshot, allow_pickle=request.allow_pickle)
         if request.dry_run:
             return _plan(vault, job)
         vault.create()
@@ -131,7 +157,7 @@ def _source(target: _Target, endpoint: str | None, config: Config) -> Source:
     return HubSource(endpoint or config.endpoint, connections=config.connections)
 
 
-def _resolve(request: PullRequest) -> _Target:
+def resolve(request: PullRequest, catalog: Catalog) -> _Target:
     """Find out which repository a name means: Ollama's, a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
     name = request.name
     if name.ollama is not None:
@@ -142,8 +168,7 @@ def _resolve(request: PullRequest) -> _Target:
             )
         return _Target(name, f"{name.ollama.repository}:{name.ollama.tag}", request.revision, request.wish)
     quant = (request.wish.quant or name.quant or "").upper() or None
-    catalog = load_catalog()
-    entry = find_entry(name, catalog) or find_entry(ModelName(name.hub_id), catalog)
+    entry = catalog.find(name) or catalog.find(ModelName(name.hub_id))
     if entry is not None:
         own = Wish(quant or entry.quant, request.wish.include or entry.include, entry.exclude + request.wish.exclude)
         listed = entry.name if quant in {None, entry.quant} else ModelName(f"{entry.name}:{quant}")
@@ -152,17 +177,15 @@ def _resolve(request: PullRequest) -> _Target:
             entry.repository,
             request.revision or entry.revision,
             own,
-            entry.recipe,
+            recipe_of(entry),
             entry.verified,
             entry.license,
+            catalog.notes_on(entry),
         )
     if name.organization is None:
-        near = suggest(name, catalog)
-        hint = f"did you mean {' or '.join(near)}" if near else "`modelvault catalog` lists the short names"
-        raise UsageProblem(
-            f"{name} is not in the catalog",
-            hint=f"{hint}; a Hub repository is written org/name, a model of Ollama's ollama:{name}",
-        )
+        problem = catalog.unknown(name)
+        problem.hint = f"{problem.hint}; a Hub repository is written org/name, a model of Ollama's ollama:{name}"
+        raise problem
     listed = ModelName(f"{name.hub_id}:{quant}") if quant else name
     return _Target(listed, name.hub_id, request.revision, Wish(quant, request.wish.include, request.wish.exclude))
 
@@ -197,10 +220,11 @@ class _Job:
     wanted: tuple[Wanted, ...]
 
 
-def _prepare(vault: Vault, target: _Target, source: Source, *, allow_pickle: bool) -> _Job:
-    """List, choose and check; nothing is downloaded."""
-    snapshot = source.snapshot(target.repository, target.revision)
-    if target.kind == "ollama":
+def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, *, allow_pickle: bool) -> _Job:
+    """Choose and check; nothing is downloaded."""
+    if target.pin is not None:
+        selection = pinned(snapshot, target.pin)
+    elif target.kind == "ollama":
         check_layers(target.name.text, snapshot.files)
         selection = Selection(snapshot.files, ())
     else:
@@ -246,7 +270,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
     needed = sum({wanted.key: states[wanted.path].unallocated for wanted in job.wanted}.values())
     free = filesystem.free_space(vault.root)
     target = job.target
-    warnings = []
+    warnings = list(target.notes)
     if target.verified is False:
         warnings.append(f"the catalog entry {target.name} was not checked online yet: compare repository and license")
     if job.snapshot.gated:
@@ -282,7 +306,7 @@ def _check_in_vault(vault: Vault, job: _Job) -> None:
 
 def _recipe(target: _Target, paths: Mapping[str, Path]) -> tuple[Recipe | None, tuple[str, ...]]:
     """Give the recipe that the catalog has, or that a model from Ollama has in its layers, with what is to be said of it."""
-    return (target.recipe, ()) if target.name.ollama is None else recipe_of(target.name.ollama, paths)
+    return (target.recipe, ()) if target.name.ollama is None else recipe_in_layers(target.name.ollama, paths)
 
 
 def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> PullResult:
@@ -296,6 +320,8 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
         report = inspect_model(paths, allow_pickle=options.allow_pickle)
         digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
+        if job.target.pin is not None:
+            check_pinned(job.target.pin, digests)
         recipe, notes = _recipe(job.target, paths)
         model = Model(
             name=job.target.name,

@@ -97,6 +97,17 @@ class ShowResult:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantChoice:
+    """One quantization of a GGUF repository. ``name`` is what ``--quant`` takes, ``size`` in bytes; ``bits`` per weight, if that can be computed."""
+
+    name: str
+    size: int
+    files: int
+    bits: float | None
+    judgement: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedDownload:
     """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already."""
 
@@ -170,29 +181,6 @@ class GcResult:
     partial: tuple[str, ...]
     partial_size: int
     linked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogLine:
-    """One catalog entry; ``parameters`` as its publisher says (``8.0B``), ``context`` in tokens."""
-
-    name: str
-    title: str
-    repository: str
-    quant: str | None
-    format: str
-    parameters: str
-    context: int
-    license: str
-    gated: bool
-    verified: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogResult:
-    """The catalog."""
-
-    entries: tuple[CatalogLine, ...]
 
 
 @dataclass(frozen=True, slots=True)

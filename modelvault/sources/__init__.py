@@ -18,6 +18,7 @@ class Snapshot:
     """The files of a repository at one commit, as the source lists them; ``files`` are sorted by path.
 
     ``gated`` says that the publisher asks for an agreement first; whether we have access shows at the first byte.
+    ``parameters`` is the number of weights, where the source counts them.
     """
 
     repository: str
@@ -25,6 +26,7 @@ class Snapshot:
     files: tuple[SourceFile, ...]
     license: str | None
     gated: bool
+    parameters: int | None = None
 
 
 class Source(Protocol):

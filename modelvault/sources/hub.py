@@ -72,7 +72,12 @@ class HubSource:
             asked, lambda: _files(self._api.list_repo_tree(repository, recursive=True, revision=commit)), attempts=1
         )
         return Snapshot(
-            repository=repository, commit=commit, files=files, license=_license(info), gated=bool(info.gated)
+            repository=repository,
+            commit=commit,
+            files=files,
+            license=_license(info),
+            gated=bool(info.gated),
+            parameters=_parameters(info),
         )
 
     def open_range(
@@ -188,6 +193,12 @@ def _license(info: ModelInfo) -> str | None:
     tags = (tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:"))
     # A garbled one counts as none: anybody may write a card.
     return next((text for text in (named, *tags) if isinstance(text, str) and text and text.isprintable()), None)
+
+
+def _parameters(info: ModelInfo) -> int | None:
+    """Read how many weights the hub has counted in a GGUF repository."""
+    total = info.gguf.get("total") if isinstance(info.gguf, dict) else None
+    return total if type(total) is int and total > 0 else None
 
 
 def _offline(endpoint: str) -> SourceUnavailable:

@@ -9,9 +9,7 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import termios
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +19,10 @@ import typer
 from faulty_hub import FaultyHub
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import PROGRAM, SECONDS, Machine
+from machines import SECONDS, Machine
 from make_models import make_large_gguf
 from refusals import failed
+from terminals import on_terminal, screen
 
 from modelvault.cli.console import LineProgress, counted, human_size, human_time, wrapped
 from modelvault.cli.run import printable, run
@@ -79,14 +78,6 @@ def test_tables_lose_nothing() -> None:
     assert list(table(("model", "format"), [(name, "gguf")]))[1] == f"{name}  gguf"
 
 
-def test_the_catalog_fits(machine: Callable[..., Machine]) -> None:
-    """Breaks if a repository's name does not stand on one line of an ordinary terminal: people copy it from there."""
-    shown = on_terminal(machine("pc"), "catalog")
-    repositories = [entry["repository"] for entry in machine("pc").json("catalog").result["entries"]]
-    assert all(repository in shown for repository in repositories)
-    assert max(len(line) for line in shown.splitlines()) <= 80
-
-
 def test_a_vault_where_none_can_be(machine: Callable[..., Machine]) -> None:
     """Breaks if a mistyped MODELVAULT_HOME ends with the system's words alone."""
     assert "MODELVAULT_HOME" in failed(machine("pc", MODELVAULT_HOME="/proc/x"), "keys", "new", code=1)["hint"]
@@ -105,72 +96,6 @@ def test_lines_report_the_whole_only() -> None:
         file.advance(2000)
         whole.advance(2000)
     assert re.fullmatch(r"total: 2 kB in .* \(.*/s\)\n", stream.getvalue())
-
-
-def on_terminal(
-    machine: Machine,
-    *arguments: str | Path,
-    columns: int = 80,
-    then: Callable[[int], None] | None = None,
-    answer: tuple[bytes, bytes] | None = None,
-) -> str:
-    """Run a command on a pseudo-terminal and give what it showed.
-
-    ``then`` may type into it meanwhile; of ``answer``, the second is typed once the first was shown.
-    """
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))  # a new one has no size at all
-    environment = machine.environment() | {"TERM": "xterm-256color"}
-    del environment["COLUMNS"]  # the terminal knows
-    shown = b""
-
-    def read() -> None:
-        nonlocal shown, answer
-        with contextlib.suppress(OSError):  # Linux: EIO when the other side is closed
-            while piece := os.read(leader, 65536):
-                shown += piece
-                if answer is not None and answer[0] in shown:
-                    os.write(leader, answer[1])
-                    answer = None
-
-    with subprocess.Popen(
-        ("setsid", "--ctty", *PROGRAM, *map(str, arguments)),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        env=environment,
-        cwd=machine.root,
-    ):
-        os.close(follower)
-        reader = threading.Thread(target=read)
-        reader.start()
-        if then is not None:
-            then(leader)
-    reader.join()
-    os.close(leader)
-    return shown.decode()
-
-
-def screen(shown: str, columns: int = 80) -> list[str]:
-    """Give the lines that a terminal shows after all that was sent to it."""
-    rows: list[list[str]] = [[]]
-    row = column = 0
-    for code, character in re.findall(r"\x1b\[[\d;]*([A-Za-z])|(.)", shown, re.DOTALL):
-        if code == "A":
-            row -= 1
-        elif code == "J":
-            rows[row + 1 :] = []
-            rows[row][column:] = []
-        elif character == "\r":
-            column = 0
-        elif character == "\n" or (character and column == columns):
-            row, column = row + 1, column if character == "\n" else 0
-        rows += [[] for _ in range(row + 1 - len(rows))]
-        if character and character not in "\r\n":
-            rows[row] += " " * (column + 1 - len(rows[row]))
-            rows[row][column] = character
-            column += 1
-    return [line for line in ("".join(cells).rstrip() for cells in rows) if line]
 
 
 def test_the_screen_after_ctrl_c(machine: Callable[..., Machine], tmp_path: Path) -> None:
@@ -257,7 +182,7 @@ def test_no_answer_to_the_fingerprint(machine: Callable[..., Machine], key: byte
     pc = machine("pc", NO_COLOR="1")
     pc.run("keys", "new", "default")
     public_key = pc.vault / "keys" / "default.pub"
-    shown = on_terminal(pc, "keys", "trust", public_key, answer=(b"was made: ", key))
+    shown = on_terminal(pc, "keys", "trust", public_key, answers=[(b"was made: ", key)])
     assert said in shown
     assert "\r\nerror:" in shown
     assert "internal error" not in shown

@@ -180,6 +180,13 @@ JINJA = {
     if "im_start" in CHAT_TEMPLATE
     else "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}",
     "llama3": "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}",
+    "llama3.1": "{% if tools %}{{ 'Environment: ipython\n' }}{% endif %}{{ '<|start_header_id|>' + message['role'] + "
+    "'<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}",
+    "qwen2.5": "{{ '<|im_start|>system\n<tools>\n</tools>\n<tool_call>\n{\"name\": <function-name>}\n</tool_call><|im_end|>\n' }}"
+    "{{ '<|im_start|>user\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}",
+    "llama2": "{{ '[INST] <<SYS>>\n' + system + '\n<</SYS>>\n\n' + content + ' [/INST]' }}",
+    "solar": "{{ '### System:\n' + s }}{{ '### User:\n' + message['content'] + '\n\n' }}{{ '### Assistant:\n' }}",
+    "deepseek-v2": "{{ 'User: ' + message['content'] + '\n\n' }}{{ 'Assistant: ' + message['content'] + eos_token }}",
     "mistral": "{{ bos_token }}{{ '[INST] ' + message['content'] + ' [/INST]' }}{{ message['content'] + eos_token }}",
     "gemma": "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}",
     "phi3": "{{'<|user|>' + '\n' + message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}",
@@ -188,7 +195,6 @@ JINJA = {
 }
 FOREIGN = {
     "phi-4": "{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|><|im_start|>assistant<|im_sep|>'}}",
-    "llama 2": "{{ '[INST] <<SYS>>\n' + system + '\n<</SYS>>\n\n' + content + ' [/INST]' }}",
     "mistral v7": "{{ '[SYSTEM_PROMPT]' + system + '[/SYSTEM_PROMPT]' }}{{ '[INST]' + content + '[/INST]' }}",
     "tulu": "{{ '<|user|>\n' + message['content'] + '\n' }}{{ '<|assistant|>\n' + message['content'] + eos_token }}",
     "none": "",
@@ -201,6 +207,22 @@ def test_families_are_recognized(name: str) -> None:
     family = recognize(JINJA.get(name, FOREIGN.get(name, "")))
     assert (family and family.name) == (name if name in JINJA else None)
     assert {family.name for family in families()} == set(JINJA)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "family"),
+    [
+        (JINJA["qwen2.5"] + "{{ '<think>\n\n</think>\n\n' }}", "chatml"),
+        (JINJA["qwen2.5"] + "{{ '<function=' + name + '>\n' }}", "chatml"),
+        (JINJA["llama3.1"].replace("ipython", ""), "llama3"),
+    ],
+    ids=["qwen3", "qwen3-coder", "llama 3"],
+)
+def test_tools_only_where_they_are_called_so(jinja: str, family: str) -> None:
+    """A relative that calls its tools in another way would be taught the wrong one."""
+    found = recognize(jinja)
+    assert found is not None
+    assert found.name == family
 
 
 def with_chat_template(path: Path, template: str) -> bytes:

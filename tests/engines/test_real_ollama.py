@@ -37,21 +37,29 @@ RENDERED = {
     "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nV<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": "[INST] S\n\nU[/INST] A</s>[INST] V[/INST]",
+    "llama2": "[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST]",
+    "solar": "### System:\nS\n\n### User:\nU\n\n### Assistant:\nA</s>\n### User:\nV\n\n### Assistant:\n",
+    "deepseek-v2": "S\n\nUser: U\n\nAssistant: A<｜end▁of▁sentence｜>User: V\n\nAssistant:",  # noqa: RUF001 (its own bars)
     "gemma": "<start_of_turn>user\nS\n\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n"
     "<start_of_turn>user\nV<end_of_turn>\n<start_of_turn>model\n",
     "phi3": "<|system|>\nS<|end|>\n<|user|>\nU<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nV<|end|>\n<|assistant|>\n",
     "zephyr": "<|system|>\nS</s>\n<|user|>\nU</s>\n<|assistant|>\nA</s>\n<|user|>\nV</s>\n<|assistant|>\n",
     "deepseek": "S<｜User｜>U<｜Assistant｜>A<｜end▁of▁sentence｜><｜User｜>V<｜Assistant｜>",  # noqa: RUF001 (its own bars)
 }
+RENDERED |= {"llama3.1": RENDERED["llama3"], "qwen2.5": RENDERED["chatml"]}
 OPENED = {
     "chatml": "<|im_start|>assistant\nA",
     "llama3": "<|start_header_id|>assistant<|end_header_id|>\n\nA",
     "mistral": "U[/INST] A",
+    "llama2": "U [/INST] A",
+    "solar": "### Assistant:\nA",
+    "deepseek-v2": "User: U\n\nAssistant: A",
     "gemma": "<start_of_turn>model\nA",
     "phi3": "<|assistant|>\nA",
     "zephyr": "<|assistant|>\nA",
     "deepseek": "<｜Assistant｜>A",  # noqa: RUF001 (its own bars)
 }
+OPENED |= {"llama3.1": OPENED["llama3"], "qwen2.5": OPENED["chatml"]}
 
 
 def layer_digests(models: Path, name: str) -> list[tuple[str, str]]:

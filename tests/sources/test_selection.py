@@ -4,7 +4,8 @@ import pytest
 
 from modelvault.artifact import SourceFile
 from modelvault.errors import UsageProblem
-from modelvault.sources.selection import Wish, quant_of, select
+from modelvault.sources.quantizations import quant_of
+from modelvault.sources.selection import Wish, select
 
 
 def listing(*paths: str) -> list[SourceFile]:
@@ -42,8 +43,8 @@ def test_quantization_in_a_name(path: str, quant: str | None) -> None:
 
 def test_one_quantization() -> None:
     """Breaks if --quant takes a neighbour whose name only begins the same, or leaves the README."""
-    assert chosen(GGUF, quant="Q4_K_M") == {"README.md", "config.json", "M-Q4_K_M.gguf"}
-    assert chosen(GGUF, quant="q8_0") == {
+    assert chosen(GGUF, quant="Q4_K_M") == {"README.md", "config.json", "M-Q4_K_M.gguf", "mmproj-M-f16.gguf"}
+    assert chosen(GGUF, quant="q8_0", exclude=("*mmproj*",)) == {
         "README.md", "config.json", "M-Q8_0/M-Q8_0-00001-of-00002.gguf", "M-Q8_0/M-Q8_0-00002-of-00002.gguf",
     }  # fmt: skip
 
