@@ -11,6 +11,7 @@ from modelvault.cli import keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.catalog import catalog
+from modelvault.cli.fit import fit
 from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
@@ -62,6 +63,7 @@ _command(no_args_is_help=True)(show)
 _command()(verify)
 _command(no_args_is_help=True)(rm)
 _command()(gc)
+_command(no_args_is_help=True)(fit)
 _command(no_args_is_help=True)(bundle)
 _command("import")(import_)
 _command(no_args_is_help=True)(install)

@@ -15,7 +15,7 @@ _SYSTEM = 8 * GIB  # what a machine with unified memory, or without a card, keep
 _OF_UNIFIED = 0.75  # what macOS lets the GPU take until it is told otherwise
 _CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096, 2048, 1024)
 _MORE_CARDS = (2, 4, 8)
-_LIKE_VLLM = {"vllm", "sglang", "tgi"}
+LIKE_VLLM = {"vllm", "sglang", "tgi"}
 """Engines that take a share of each card for themselves, and load safetensors."""
 
 
@@ -75,7 +75,7 @@ class Answer:
 
 def answer(question: Question) -> Answer:
     """Answer for llama.cpp and what runs it (``ollama``, ``textgen``), or for ``vllm`` and its kin."""
-    found = _vllm(question) if question.engine in _LIKE_VLLM else _llamacpp(question)
+    found = _vllm(question) if question.engine in LIKE_VLLM else _llamacpp(question)
     notes = [*found.notes, *_notes(question)]
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
@@ -237,7 +237,7 @@ def _instead(question: Question) -> Iterator[str]:
 def _verdict(question: Question) -> Verdict:
     """Judge without looking for alternatives."""
     shape, devices = question.shape, question.devices
-    if question.engine in _LIKE_VLLM:
+    if question.engine in LIKE_VLLM:
         run = vllm.Run(question.tokens, question.kv_type or "auto")
         serving = vllm.serve(shape, run, devices, vllm.parallels(shape, len(devices))[0])
         return Verdict.FITS if serving.fits and serving.concurrency >= question.users else Verdict.NOT
@@ -276,7 +276,7 @@ def _shorter(question: Question) -> Iterator[str]:
         if tokens < question.tokens and _verdict(replace(question, context=tokens)) is Verdict.FITS:
             yield f"{tokens:,} tokens of context"
             break
-    smaller = "fp8" if question.engine in _LIKE_VLLM else "q8_0"
+    smaller = "fp8" if question.engine in LIKE_VLLM else "q8_0"
     kind = smaller if question.kv_type in {None, "auto", "f16"} else None
     if kind and _verdict(replace(question, kv_type=kind)) is Verdict.FITS:
         yield f"a cache of type {kind} (--kv-type {kind})"

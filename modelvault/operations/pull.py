@@ -94,7 +94,7 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
     Raises ``SourceUnavailable``, ``DigestMismatch``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace``, ``VaultLocked`` or
     ``UsageProblem``. Whatever happens, finished ranges stay in ``partial/`` and the next pull goes on from there.
     """
-    target = _resolve(request)
+    target = resolve(request)
     config = vault.config.override(
         endpoint=request.endpoint, connections=request.connections, limit_rate=request.limit_rate
     )
@@ -113,7 +113,7 @@ def pull(vault: Vault, request: PullRequest, progress: Progress) -> PullPlan | P
         return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
 
 
-def _resolve(request: PullRequest) -> _Target:
+def resolve(request: PullRequest) -> _Target:
     """Find out which repository a name means: a catalog entry, else ``org/name[:QUANT]``. Raises ``UsageProblem``."""
     name = request.name
     quant = (request.wish.quant or name.quant or "").upper() or None
