@@ -98,8 +98,9 @@ def human(size: int) -> str:
 # ── llama.cpp ──
 
 
-def _run(question: Question, context: int) -> llamacpp.Run:
-    return llamacpp.Run(context, question.users, question.kv_type or "f16")
+def llamacpp_run(question: Question, context: int) -> llamacpp.Run:
+    """Say how llama.cpp or Ollama would be started."""
+    return llamacpp.Run(context, question.users, question.kv_type or "f16", all_logits=question.engine == "ollama")
 
 
 def _cards(question: Question) -> tuple[Device, ...]:
@@ -109,7 +110,7 @@ def _cards(question: Question) -> tuple[Device, ...]:
 
 def _llamacpp(question: Question) -> Answer:
     shape, cards = question.shape, _cards(question)
-    run = _run(question, question.tokens)
+    run = llamacpp_run(question, question.tokens)
     if not cards:
         return _processor(question, run)
     placement = llamacpp.best(shape, run, cards)
@@ -241,7 +242,7 @@ def _verdict(question: Question) -> Verdict:
         run = vllm.Run(question.tokens, question.kv_type or "auto")
         serving = vllm.serve(shape, run, devices, vllm.parallels(shape, len(devices))[0])
         return Verdict.FITS if serving.fits and serving.concurrency >= question.users else Verdict.NOT
-    run_here = _run(question, question.tokens)
+    run_here = llamacpp_run(question, question.tokens)
     cards = _cards(question)
     if not cards:
         (device,) = usable(devices)

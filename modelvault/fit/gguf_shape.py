@@ -130,7 +130,7 @@ def gguf_shape(headers: Sequence[GgufHeader], *, projector: int = 0) -> Shape:
         output_weights=last,
         tied="output.weight" not in names,
         embedding=reader.integer("embedding_length") or 0,
-        feed_forward=max(reader.per_layer("feed_forward_length", count), default=0),
+        feed_forward=reader.feed_forward(count),
         heads=max(reader.per_layer("attention.head_count", count), default=0),
         vocabulary=_vocabulary(headers),
         context=headers[0].context_length,
@@ -184,6 +184,14 @@ class _Reader:
     def _at(self, key: str, number: int) -> int | None:
         values = self.per_layer(key, number + 1)
         return values[number] if values else None
+
+    def feed_forward(self, count: int) -> int:
+        """Give the width of the widest feed-forward network, that of all experts which work on a token together."""
+        dense = max(self.per_layer("feed_forward_length", count), default=0)
+        used = max(self.per_layer("expert_used_count", count), default=0)
+        expert = max(self.per_layer("expert_feed_forward_length", count), default=0) or dense
+        # A recurrent layer has no such network; what it computes is about as wide as two of its inner states.
+        return max(dense, used * expert, 2 * (self.integer("ssm.inner_size") or 0))
 
     def layer(self, number: int) -> Layer:
         name = self.architecture

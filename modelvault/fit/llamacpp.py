@@ -1,8 +1,7 @@
 """Memory in llama.cpp and in Ollama, which runs it.
 
 Source: ``llama-kv-cache.cpp``, ``llama-kv-cache-iswa.cpp``, ``llama-memory-recurrent.cpp``, ``llama-model.cpp`` and ``llama-context.cpp`` of
-llama.cpp (late 2026). Weights, key-value cache and recurrent states are exact; compute buffers are what its allocator comes to for
-graphs of this width, and what the driver takes is an estimate.
+llama.cpp (late 2026). Weights, key-value cache and recurrent states are exact; compute buffers and what the driver takes are estimates.
 """
 
 import bisect
@@ -19,6 +18,7 @@ MICRO_BATCH = 512
 """Tokens in one go (``--ubatch-size``), by default."""
 _PAD = 256  # cells; GGML_PAD of llama_context and of the windowed cache
 _FLOAT = 4
+_MASK, _OLD_MASK = 2, 6  # bytes for each cell and token: float16, and float32 beside it in older releases
 _STATE = 4  # bytes; recurrent states are float32 whatever the cache's type
 _CONTEXT = 400 * MIB  # of CUDA or Vulkan on each card
 _MARGIN = 256 * MIB  # for fragmentation, and what else the card shows
@@ -29,12 +29,16 @@ CACHE_TYPES = {kind.name.lower(): kind for kind in TENSOR_TYPES.values() if kind
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the engine is started: ``context`` tokens for each of ``users`` sequences, a cache of type ``kv_type``."""
+    """How the engine is started: ``context`` tokens for each of ``users`` sequences, a cache of type ``kv_type``.
+
+    ``all_logits``: releases before 2026, as in Ollama up to 0.24, have room for the logits of a whole micro batch.
+    """
 
     context: int
     users: int = 1
     kv_type: str = "f16"
     micro_batch: int = MICRO_BATCH
+    all_logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,17 @@ def cache_bytes(shape: Shape, number: int, run: Run) -> int:
 
 
 def compute_bytes(shape: Shape, run: Run, *, output: bool) -> int:
-    """Estimate the compute buffer of one device; ``output``: the one that computes the logits."""
-    width = max(3 * shape.embedding + 2 * shape.feed_forward, 6 * shape.embedding)
-    if output:
+    """Give the compute buffer of one device; ``output``: the one that computes the logits.
+
+    Measured with llama.cpp on seven shapes, of which all but the recurrent one agree to the last MiB: three intermediates of the
+    feed-forward network and five of the model's width for each token of a micro batch, and a mask over each kind of cache.
+    """
+    width = 3 * shape.feed_forward + 5 * shape.embedding
+    if output and run.all_logits:
         width = max(width, shape.vocabulary + 2 * shape.embedding)
-    # The mask over the cache, in float16 for flash attention and in float32 before that.
-    mask = pad(run.context) * run.users * 6
-    return run.micro_batch * (width * _FLOAT + mask)
+    windows = {cells(attention, run) for attention in shape.attentions} or {0}
+    masks = sum(windows) * (_MASK if not run.all_logits else _OLD_MASK)
+    return run.micro_batch * (width * _FLOAT + masks)
 
 
 def place(shape: Shape, run: Run, devices: Sequence[Device], gpu_layers: int) -> Placement:

@@ -40,7 +40,7 @@ class Shape:
     """A model, as far as memory goes. Bytes are those of the files; widths are in elements, ``context`` in tokens.
 
     ``input_weights`` are the token embeddings, which llama.cpp keeps in main memory; ``output_weights`` all that is neither that nor of a
-    repeating layer. ``tied``: the embeddings serve as output too, so that a GPU holds a copy. ``projector`` is a second file's.
+    repeating layer. ``feed_forward``: of all experts that work on a token together. ``tied``: the embeddings serve as output too, so that a GPU holds a copy. ``projector`` is a second file's.
     ``unknown`` says what could not be found out; what is known stays exact.
     """
 

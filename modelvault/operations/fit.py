@@ -8,7 +8,7 @@ from pathlib import Path
 from modelvault.artifact import ModelName, looks_like_path
 from modelvault.errors import UsageProblem
 from modelvault.fit import llamacpp, vllm
-from modelvault.fit.answer import LIKE_VLLM, Answer, Question, Verdict, answer, scaled, together
+from modelvault.fit.answer import LIKE_VLLM, Answer, Question, Verdict, answer, llamacpp_run, scaled, together
 from modelvault.fit.cards import Device, Kind, parse_gpus
 from modelvault.fit.detect import detect_gpus
 from modelvault.fit.parts import Part, total
@@ -143,7 +143,7 @@ def needed(question: Question, tokens: int) -> int:
         serving = vllm.serve(question.shape, run, question.devices, parallel)
         fixed = sum(part.size for part in serving.loads[0].parts if part.name not in {"cache", "outside its share"})
         return (fixed + serving.need * question.users) * parallel
-    run_here = llamacpp.Run(tokens, question.users, question.kv_type or "f16")
+    run_here = llamacpp_run(question, tokens)
     cards = () if question.devices[0].kind is Kind.CPU else question.devices
     placement = llamacpp.place(question.shape, run_here, cards, len(question.shape.layers) + 1)
     return sum(load.size for load in placement.loads) if cards else total(placement.host)
