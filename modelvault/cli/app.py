@@ -19,6 +19,7 @@ from modelvault.cli.install import install, uninstall
 from modelvault.cli.installs import installs
 from modelvault.cli.list_ import list_models
 from modelvault.cli.pull import pull
+from modelvault.cli.recipe import recipe
 from modelvault.cli.rm import gc, rm
 from modelvault.cli.serve import serve
 from modelvault.cli.show import show
@@ -69,6 +70,7 @@ _command("import")(import_)
 _command(no_args_is_help=True)(install)
 _command(no_args_is_help=True)(uninstall)
 _command()(installs)
+_command(no_args_is_help=True)(recipe)
 _command()(serve)
 _command()(catalog)
 app.add_typer(receipt.app, name="receipt")

@@ -1,6 +1,7 @@
 """Results about the memory that models need, and the commands that start them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +77,24 @@ class FitResult:
 
     gpus: tuple[str, ...]
     models: tuple[FitLine, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFile:
+    """One text of a recipe, with its file name; ``path`` is where it was written, if it was."""
+
+    name: str
+    text: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeResult:
+    """How an engine is started with a model; ``headline`` says how it fits."""
+
+    model: str
+    engine: str
+    headline: str
+    files: tuple[RecipeFile, ...]
     warnings: tuple[str, ...] = field(default=())
