@@ -86,6 +86,7 @@ _ALSO = {"a100": "a100-80", "h100": "h100-80", "v100": "v100-32", "p100": "p100-
 
 _COUNT = re.compile(r"(?:(\d{1,3})\s*[x*]\s*)?(.+)")
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(ki?b?|mi?b?|gi?b?|ti?b?)", re.IGNORECASE)
+_MAKERS = re.compile(r"^(?:(?:nvidia|geforce|tesla|quadro|amd|radeon|instinct|rtx|gtx)[- ]*)+(?=[a-z]*\d)")
 _MACHINE = re.compile(r"(mac|cpu)[-_ ]?(\d{1,5})(?:gi?b)?")
 
 
@@ -126,8 +127,8 @@ def _parse(spec: str) -> tuple[Device, ...]:
 
 
 def _named(what: str, spec: str) -> Device:
-    name = re.sub(r"^(nvidia|geforce|tesla|amd|instinct|rtx|gtx)[- ]*", "", re.sub(r"^(nvidia|amd)[- ]*", "", what))
-    name = re.sub(r"gi?b$", "", name).replace(" ", "-")
+    name = _MAKERS.sub("", what).replace(" ", "-")
+    name = re.sub(r"gi?b$", "", name)
     for candidate in (what, name, what.replace(" ", "")):
         key = _ALSO.get(candidate, candidate)
         if key in _CARDS:

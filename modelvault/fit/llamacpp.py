@@ -129,6 +129,10 @@ def place(shape: Shape, run: Run, devices: Sequence[Device], gpu_layers: int) ->
     if cache:
         host.append(Part("cache", cache, exact=not shape.unknown))
     host.append(Part("compute", compute_bytes(shape, run, output=not devices), exact=False))
+    if devices and devices[0].kind is Kind.UNIFIED:
+        # One memory for both: what stays with the processor takes its share of it.
+        (load,) = loads
+        loads = (replace(load, parts=(*load.parts, Part("processor", total(host), exact=False))),)
     return Placement(on_cards, count + 1, loads, tuple(host))
 
 

@@ -8,6 +8,8 @@ from modelvault.fit.launch import Launch
 
 FORMS = ("command", "systemd", "compose")
 _PROXY_PORT = 8088
+_IN_CONTAINER = {"llama-server": "/app/llama-server"}
+"""Where a program lies in its project's image, if not on the path."""
 
 
 def render(launches: Sequence[Launch], form: str, programs: Mapping[str, str], user: str | None) -> dict[str, str]:
@@ -102,7 +104,7 @@ def _service(launch: Launch) -> dict[str, object]:
     devices |= {"device_ids": list(map(str, launch.gpus))} if launch.gpus else {"count": "all"}
     return {
         "image": launch.image,
-        "entrypoint": listening[:1],
+        "entrypoint": [_IN_CONTAINER.get(listening[0], listening[0])],
         "command": listening[1:],
         **({"environment": environment} if environment else {}),
         "volumes": [f"{launch.directory}:{launch.inside}:ro"],
