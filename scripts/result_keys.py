@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, installs, models, papers
+from modelvault.results import bundles, fit, installs, models, papers
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
     "bundle": bundles.BundleResult,
     "bundle --dry-run": bundles.BundlePlan,
     "catalog": models.CatalogResult,
+    "fit": fit.FitResult,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
     "inspect": bundles.InspectResult,
@@ -33,6 +34,7 @@ RESULTS: Mapping[str, type] = {
     "receipt list": papers.ReceiptsResult,
     "receipt show": papers.ReceiptResult,
     "receipt write": papers.ReceiptWritten,
+    "recipe": fit.RecipeResult,
     "registry rebuild": models.RebuildResult,
     "rm": models.RemoveResult,
     "serve": types.NoneType,
