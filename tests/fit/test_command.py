@@ -76,7 +76,7 @@ def test_a_model_of_the_vault(tiny_awq: Path, machine: Callable[..., Machine]) -
     """What is in the vault is asked about by its name, and nothing is looked up elsewhere."""
     pc = machine("pc")
     pc.run("add", tiny_awq, "--name", "tiny-awq")
-    (line,) = succeeded(pc, "fit", "tiny-awq", "--gpu", "a100-80", prefix=("unshare", "-rn"))["models"]
+    (line,) = succeeded(pc, "fit", "tiny-awq", "--gpu", "a100-80")["models"]
     assert line["engine"] == "vllm"
     assert line["verdict"] == "fits"
     (refused,) = succeeded(pc, "fit", "tiny-awq", "--gpu", "2xv100-32")["models"]
