@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, catalog, engines, installs, models, papers, project
+from modelvault.results import bundles, catalog, engines, fit, installs, models, papers, project
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
@@ -19,6 +19,7 @@ RESULTS: Mapping[str, type] = {
     "catalog search": catalog.CatalogResult,
     "catalog show": catalog.CatalogShow,
     "doctor": engines.DoctorResult,
+    "fit": fit.FitResult,
     "gc": models.GcResult,
     "import": installs.ImportsResult,
     "inspect": bundles.InspectResult,
@@ -37,6 +38,7 @@ RESULTS: Mapping[str, type] = {
     "receipt list": papers.ReceiptsResult,
     "receipt show": papers.ReceiptResult,
     "receipt write": papers.ReceiptWritten,
+    "recipe": fit.RecipeResult,
     "registry rebuild": models.RebuildResult,
     "rm": models.RemoveResult,
     "serve": types.NoneType,

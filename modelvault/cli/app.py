@@ -11,6 +11,7 @@ from modelvault.cli import catalog, keys, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.doctor import doctor
+from modelvault.cli.fit import fit
 from modelvault.cli.help import Command
 from modelvault.cli.import_ import import_
 from modelvault.cli.inspect import inspect
@@ -18,6 +19,7 @@ from modelvault.cli.install import install, uninstall
 from modelvault.cli.installs import installs
 from modelvault.cli.list_ import list_models
 from modelvault.cli.pull import pull
+from modelvault.cli.recipe import recipe
 from modelvault.cli.rm import gc, rm
 from modelvault.cli.serve import serve
 from modelvault.cli.show import show
@@ -63,6 +65,7 @@ _command(no_args_is_help=True)(show)
 _command()(verify)
 _command(no_args_is_help=True)(rm)
 _command()(gc)
+_command(no_args_is_help=True)(fit)
 _command(no_args_is_help=True)(bundle)
 _command("import")(import_)
 _command(no_args_is_help=True)(install)
@@ -70,6 +73,7 @@ _command(no_args_is_help=True)(uninstall)
 _command()(installs)
 _command(no_args_is_help=True)(smoke)
 _command()(doctor)
+_command(no_args_is_help=True)(recipe)
 _command()(serve)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(receipt.app, name="receipt")

@@ -129,7 +129,7 @@ def pull(
     """
     target = resolve(request, the_catalog(vault.config)).pinned(request.pin)
     config = vault.config.override(connections=request.connections, limit_rate=request.limit_rate)
-    with contextlib.closing(_source(target, request.endpoint, config)) as source:
+    with contextlib.closing(open_source(target, request.endpoint, config)) as source:
         progress.log(f"looking up {target.repository}")
         snapshot = source.snapshot(target.repository, target.revision)
         if target.pin is None and target.kind == "hub":
@@ -144,7 +144,7 @@ def pull(
         return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
 
 
-def _source(target: _Target, endpoint: str | None, config: Config) -> Source:
+def open_source(target: _Target, endpoint: str | None, config: Config) -> Source:
     """Open the source of a target, at the ``endpoint`` that was named for this pull if there is one."""
     if (ollama := target.name.ollama) is not None:
         from modelvault.sources.ollama import OllamaSource  # noqa: PLC0415 (as below)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import small_disk
 from make_vectors import Made, source
+from programs import missing
 from vector_files import Key, bundle, pack
 
 from modelvault.artifact import Digest, ModelName
@@ -34,14 +35,6 @@ FILES = {
     "org/large:Q4": {"config.json": CONFIG, "model.safetensors": LARGE},
     "small": {"config.json": CONFIG, "empty": b"", ODD: b"odd", "-rf": b"dash", "a/b/c/deep.bin": noise(70_000, 4)},
 }
-
-
-def missing(what: str) -> None:
-    """Skip, unless everything has to be there."""
-    reason = f"{what} is not installed: run scripts/setup-packages"
-    if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from imports import GGUF, SHARDED, Shipment, digests, ship
 from machines import PROGRAM, SECONDS, Machine
+from programs import require_program
 
 ODD = "a__b/_c"
 """A name that the Hub admits and the reference grammar of OCI does not."""
@@ -23,17 +24,6 @@ ODD = "a__b/_c"
 @pytest.fixture(scope="module")
 def shipment(tmp_path_factory: pytest.TempPathFactory) -> Shipment:
     return ship(tmp_path_factory.mktemp("shipment"))
-
-
-def require(program: str) -> str:
-    """Find a program of the system; else skip, or fail where all are required."""
-    found = shutil.which(program)
-    if found is None:
-        reason = f"{program} is not installed: it is a Debian package"
-        if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def run(*command: str | Path, folder: Path | None = None, home: Path | None = None) -> bytes:
@@ -57,7 +47,7 @@ def run(*command: str | Path, folder: Path | None = None, home: Path | None = No
 @contextlib.contextmanager
 def docker_registry(root: Path) -> Iterator[str]:
     """Run Debian's docker-registry on a free loopback port; end it by its process id. Gives host and port."""
-    program = require("docker-registry")
+    program = require_program("docker-registry")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -95,7 +85,7 @@ def references(vault: Path) -> dict[str, str]:
 
 def test_skopeo_reads_the_vault(shipment: Shipment, tmp_path: Path) -> None:
     """Breaks if the vault is no OCI image layout to others: their tools are the way out of ours."""
-    skopeo = require("skopeo")
+    skopeo = require_program("skopeo")
     pc = Machine(tmp_path / "pc")
     shutil.copytree(shipment.pc.root, pc.root)
     pc.run("add", shipment.folders[GGUF], "--name", ODD)
@@ -182,7 +172,7 @@ def test_hf_downloads_from_serve(shipment: Shipment, tmp_path: Path) -> None:
 @pytest.fixture
 def bundle(shipment: Shipment, tmp_path: Path) -> Path:
     for program in ("tar", "zstd", "sha256sum", "openssl"):
-        require(program)
+        require_program(program)
     return Path(shutil.copytree(shipment.bundle, tmp_path / shipment.bundle.name))
 
 

@@ -1,0 +1,110 @@
+"""Recipes that shells, systemd and compose take as they are."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from machines import Machine
+from programs import require_program
+from refusals import failed, succeeded
+
+
+@pytest.fixture
+def server(machine: Callable[..., Machine], tiny_gguf: Path, tiny_awq: Path) -> Machine:
+    """A machine with a model in each of two engines, in directories with an awkward name."""
+    one = machine("server")
+    one.run("add", tiny_gguf, "--name", "tiny")
+    one.run("add", tiny_awq, "--name", "org/tiny-awq")
+    one.run("install", "tiny", "--engine", f"llamacpp={one.root / 'my $models %n'}")
+    one.run("install", "tiny", "--engine", f"ollama={one.root / 'ollama'}")
+    one.run("install", "org/tiny-awq", "--engine", f"vllm={one.root / 'hub'}")
+    return one
+
+
+CASES = [("tiny", "llamacpp"), ("tiny", "ollama"), ("org/tiny-awq", "vllm")]
+
+
+def text(server: Machine, *arguments: str) -> str:
+    (file,) = succeeded(server, "recipe", *arguments)["files"]
+    return str(file["text"])
+
+
+@pytest.mark.parametrize(("model", "engine"), CASES)
+def test_command_lines(model: str, engine: str, server: Machine, tmp_path: Path) -> None:
+    """A script that a shell reads otherwise than it was meant starts the wrong thing, or nothing."""
+    path = tmp_path / "start.sh"
+    path.write_text(text(server, model, "--engine", engine, "--gpu", "24GiB", "--users", "2"))
+    subprocess.run([require_program("shellcheck"), path], check=True)
+    program = {"llamacpp": "llama-server", "ollama": "ollama", "vllm": "vllm"}[engine]
+    fake = tmp_path / "bin" / program
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["sh", path], env={"PATH": f"{fake.parent}:/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    if engine == "llamacpp":
+        file = Path(words[words.index("-m") + 1])
+        assert file.is_file()
+        assert words[words.index("-c") + 1] == "1024"  # two conversations of the 512 tokens that it was made for
+    if engine == "vllm":
+        assert words[:2] == ["serve", "org/tiny-awq"]
+        assert words[words.index("--max-model-len") + 1] == "512"
+
+
+@pytest.mark.parametrize(("model", "engine"), CASES)
+def test_units(model: str, engine: str, server: Machine, tmp_path: Path) -> None:
+    """systemd has quotes and variables of its own."""
+    unit = tmp_path / "model.service"
+    program = {"llamacpp": "llama-server", "ollama": "ollama", "vllm": "vllm"}[engine]
+    written = text(server, model, "--engine", engine, "--gpu", "24GiB", "--as", "systemd", "--user", "root")
+    assert f"/usr/local/bin/{program}" in written
+    # Whether the program is there is not what is looked at.
+    unit.write_text(written.replace(f"/usr/local/bin/{program}", "/bin/true"))
+    done = subprocess.run(
+        [require_program("systemd-analyze"), "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if engine == "llamacpp":
+        assert "my $$models %%n" in written
+
+
+@pytest.mark.parametrize(("model", "engine"), CASES)
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_compose_files(model: str, engine: str, replicas: str, server: Machine, tmp_path: Path) -> None:
+    """The real docker-compose reads it, and sees what we meant."""
+    out = tmp_path / "out"
+    gpu = ("--gpu", "24GiB", "--as", "compose", "--replicas", replicas)
+    server.run("recipe", model, "--engine", engine, *gpu, "--to", out)
+    done = subprocess.run(
+        [require_program("docker-compose"), "-f", out / "compose.yaml", "config"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("image:") == int(replicas)
+    assert (out / "nginx.conf").exists() == (replicas == "2")
+    server.run("recipe", model, "--engine", engine, *gpu, "--to", out)
+    (out / "compose.yaml").write_text("somebody's own")
+    failed(server, "recipe", model, "--engine", engine, *gpu, "--to", out, code=2)
+    assert (out / "compose.yaml").read_text() == "somebody's own"
+
+
+def test_what_does_not_fit_gets_no_recipe(server: Machine) -> None:
+    """A recipe that ends in out of memory is worse than none; who insists gets it."""
+    error = failed(server, "recipe", "org/tiny-awq", "--engine", "vllm", "--gpu", "v100-32", code=17)
+    assert "7.5" in error["message"]
+    assert "vllm serve" in server.run("recipe", "org/tiny-awq", "--engine", "vllm", "--gpu", "v100-32", "--force").out
+
+
+def test_what_is_not_installed(server: Machine) -> None:
+    """The paths of an install are what a recipe is for."""
+    error = failed(server, "recipe", "tiny", "--engine", "tgi", "--gpu", "24GiB", code=2)
+    assert "modelvault install tiny --engine tgi" in error["hint"]
+
+
+def test_tensor_parallel_and_json(server: Machine) -> None:
+    """Two cards that work together are told so; the envelope holds the text."""
+    ran = server.json("recipe", "org/tiny-awq", "--engine", "vllm", "--gpu", "2xa100-80")
+    assert "--tensor-parallel-size 2" in json.dumps(ran.result)
