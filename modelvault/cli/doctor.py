@@ -81,7 +81,7 @@ def lines(result: "DoctorResult") -> Iterator[str]:
     dangers = [finding for finding in result.findings if finding.level.value == "danger"]
     blocking = sum(finding.blocks for finding in dangers)
     notes = sum(finding.level.value == "note" for finding in result.findings)
-    stops = f", {blocking} of which keep installs from working" if blocking else ""
+    stops = f" ({blocking} {'keeps' if blocking == 1 else 'keep'} installs from working)" if blocking else ""
     yield f"{counted(len(dangers), 'danger')}{stops}; {counted(notes, 'note')}"
 
 

@@ -14,7 +14,7 @@ from modelvault.engines.ollama_client import OllamaClient, own_address
 from modelvault.engines.processes import said_by
 from modelvault.engines.programs import find_program, release
 from modelvault.errors import EngineRefused, ModelvaultError
-from modelvault.formats.ollama import existing_names
+from modelvault.formats.ollama import existing_names, tags
 from modelvault.results.engines import Finding, Level
 
 _SECONDS = 5.0
@@ -107,7 +107,7 @@ def _release(where: str, version: str | None) -> Finding:
 
 
 def _layout(subject: str, directory: Path) -> Iterator[Finding]:
-    if (directory / "manifests-v2").exists():
+    if store.has_second_layout(directory):
         yield Finding(
             subject,
             Level.DANGER,
@@ -115,8 +115,7 @@ def _layout(subject: str, directory: Path) -> Iterator[Finding]:
             "look after an install whether `ollama list` has the model; if not, install through the API: "
             "--engine ollama=http://127.0.0.1:11434",
         )
-    dangling = [path for path in _tags(directory) if path.is_symlink() and not path.exists()]
-    if dangling:
+    if dangling := store.dangling_tags(directory):
         what = f"{_named(dangling)} leads nowhere: Ollama then lists no model at all"
         yield Finding(subject, Level.DANGER, what, "remove it", blocks=True)
     blobs = directory / "blobs"
@@ -131,15 +130,10 @@ def _layout(subject: str, directory: Path) -> Iterator[Finding]:
         )
 
 
-def _tags(directory: Path) -> list[Path]:
-    """List what lies where Ollama looks for manifests."""
-    return sorted((directory / "manifests").glob("*/*/*/*"))
-
-
 def _models(subject: str, directory: Path) -> Iterator[Finding]:
     """Look whether every model's blobs are there."""
     unreadable, lacking, whole = [], [], 0
-    for path in _tags(directory):
+    for path in tags(directory):
         if path.is_dir() or not path.exists():
             continue
         try:

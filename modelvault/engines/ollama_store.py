@@ -120,15 +120,24 @@ def encode_manifest(config: Layer, layers: Sequence[Layer]) -> bytes:
     )
 
 
+def dangling_tags(directory: Path) -> list[Path]:
+    """List the links to nothing where Ollama looks for manifests; each keeps it from listing any model. Raises ``OSError``."""
+    return [path for path in tags(directory) if path.is_symlink() and not path.exists()]
+
+
+def has_second_layout(directory: Path) -> bool:
+    """Tell whether a release filled the store that keeps its manifests elsewhere, too (https://github.com/ollama/ollama/pull/15735)."""
+    return (directory / "manifests-v2").is_dir()
+
+
 def dangers(directory: Path) -> list[str]:
     """Say what in a store keeps Ollama from listing models that are whole. Raises ``OSError``."""
     found = []
-    if (directory / "manifests-v2").is_dir():
+    if has_second_layout(directory):
         found.append(f"{directory} has a manifests-v2 directory, which this version does not fill")
     found += [
         f"{path} is a link to nothing: Ollama lists no model at all as long as it is there"
-        for path in tags(directory)
-        if path.is_symlink() and not path.exists()
+        for path in dangling_tags(directory)
     ]
     return found
 

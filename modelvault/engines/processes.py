@@ -17,7 +17,9 @@ from modelvault.errors import EngineRefused
 
 _POLL = 0.05  # seconds between two looks at a server that is starting or ending
 _END_SECONDS = 20.0  # Ollama ends the processes that hold its models before it ends itself
-_LAST_WORDS = 600  # characters of a log that say why a server did not start
+_LAST_WORDS = 64 << 10  # bytes of a log in which it is sought why a server did not start
+_LAST_LINES = 4  # of it are shown
+_LINE = 200  # characters of each
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -151,10 +153,11 @@ def _is_ready(launch: Launch) -> bool:
 
 
 def _last_words(log: int) -> str:
-    """Give the end of a log, on one line."""
+    """Give the last lines of a log, on one line."""
     size = os.fstat(log).st_size
-    text = os.pread(log, 8 * _LAST_WORDS, max(size - 8 * _LAST_WORDS, 0)).decode("utf-8", "replace")
-    return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-_LAST_WORDS:]
+    text = os.pread(log, _LAST_WORDS, max(size - _LAST_WORDS, 0)).decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return " | ".join(line if len(line) <= _LINE else f"{line[:_LINE]}…" for line in lines)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

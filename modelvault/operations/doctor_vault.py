@@ -99,7 +99,7 @@ def _models(look: VaultLook, vault: Vault) -> tuple[StoredModel, ...]:
         if lost := vault.store.lacks(stored.model):
             what = ModelvaultError(f"{stored.model.name} lacks {lost[0]}", hint="pull, add or import it again")
             look.danger("vault", what, blocks=False)
-    look.ok("vault", f"lists {len(models)} models")
+    look.ok("vault", f"models that it lists: {len(models)}")
     look.largest = max((stored.model.size for stored in models), default=0)
     look.blob = next((vault.store.blob_path(digest) for digest, _ in vault.store.blobs()), None)
     return models
@@ -120,7 +120,7 @@ def _history(look: VaultLook, vault: Vault, models: Sequence[StoredModel]) -> tu
         )
         look.danger("event log", lost, blocks=False)
     else:
-        look.ok("event log", f"whole: {len(events)} events")
+        look.ok("event log", f"whole; events in it: {len(events)}")
     return events
 
 
@@ -148,7 +148,7 @@ def _registry(look: VaultLook, vault: Vault, models: Sequence[StoredModel], even
     if known != {stored.model.name: stored.manifest for stored in models}:
         look.note("registry", "it does not know the models that the vault lists", rebuild)
     else:
-        look.ok("registry", f"in order: {len(known)} models, {len(look.installs)} installs")
+        look.ok("registry", f"in order; models in it: {len(known)}, installs: {len(look.installs)}")
     return agrees
 
 

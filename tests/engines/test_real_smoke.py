@@ -5,11 +5,12 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import Machine
 from make_models import SENTENCE, make_sharded_safetensors
 from real_engines import engines_directory, ollama_server, require_engine, vllm_server
 
@@ -128,6 +129,20 @@ def test_ollama_is_started_as_the_owner(tiny_gguf: Path, as_root: None) -> None:
             with pytest.raises(EngineRefused, match="cannot be started as nobody") as caught:
                 ask(vault, start=True, program=program)
             assert caught.value.slug == "engine-missing"
+
+
+@pytest.mark.root
+def test_without_a_network(machine: Callable[..., Machine], tiny_gguf: Path, as_root: None) -> None:
+    """Breaks if trying a model out needs anything but this machine."""
+    server = machine("server")
+    server.run("add", tiny_gguf, "--name", "tiny")
+    server.run("install", "tiny", "--engine", f"ollama={server.root / 'models'}")
+    alone = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    program = require_engine("ollama")
+    shown = server.run("smoke", "tiny", "--start", "--program", program, prefix=alone)
+    assert "tiny:q8_0 answers in ollama: every byte" in shown.out
+    assert "started for this, and ended" in shown.out
+    assert "0 dangers" in server.run("doctor", prefix=alone).out
 
 
 def llama_server(directory: Path) -> str:

@@ -94,7 +94,7 @@ def test_a_sound_machine(vault: Vault, around: Surroundings, tmp_path: Path) -> 
         True,
         "hard link",
     )
-    assert "1 models" in only(result, "ok", "lists").what
+    assert only(result, "ok", "models that it lists: 1")
     assert only(result, "ok", "blobs are all there")
     assert only(result, "note", "none: `bundle` makes one").subject == "keys"
 
@@ -574,6 +574,6 @@ def test_the_command(machine: Callable[..., Machine], tmp_path: Path) -> None:
     assert failed["error"]["code"] == "engine-refused"
     assert [finding["blocks"] for finding in failed["result"]["findings"] if finding["level"] == "danger"] == [True]
     shown = server.run("doctor", "--engine", f"folder={server.root / 'file'}", code=16)
-    assert "1 danger, 1 of which keep installs from working" in shown.out
+    assert "1 danger (1 keeps installs from working)" in shown.out
     assert "do: move it away" in shown.out
     assert "no such engine" in server.run("doctor", "--engine", "nothing", code=2).err
