@@ -104,9 +104,16 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(server, "installs")
     note(server, "uninstall", "tiny", "--engine", f"folder={folder}")
     server.run("install", "tiny", "--engine", f"llamacpp={folder}")
-    for line in ("fit tiny --gpu 24GiB", "recipe tiny --engine llamacpp --gpu 24GiB"):
-        note(server, *line.split())
-    for line in ("registry rebuild", "rm tiny", "gc", "catalog", "catalog search korean", "catalog show qwen2.5-7b"):
+    for line in (
+        "fit tiny --gpu 24GiB",
+        "recipe tiny --engine llamacpp --gpu 24GiB",
+        "registry rebuild",
+        "rm tiny",
+        "gc",
+        "catalog",
+        "catalog search korean",
+        "catalog show qwen2.5-7b",
+    ):
         note(server, *line.split())
     note(server, "keys", "revoke", "default")
     assert noted == RESULTS.keys() - {"serve"}
