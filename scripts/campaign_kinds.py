@@ -84,14 +84,17 @@ def finished_bundle(world: World, pc: Machine, drives: Sequence[Path], ended: En
     told = any(map(ended.told, drives))
     outcome = Outcome(broken=ended.code != 0 or told, detected=ended.honest or told)
     again = run(pc, bundling(*drives))
-    # A drive that went away before anything on it was complete keeps the beginning of a volume, which nobody needs.
-    used = [
-        drive for drive in drives if list(drive.glob("*.mvbundle/SHA256SUMS")) or list(drive.glob("*/volume-*.json"))
-    ]
-    bundles = [only_bundle(drive) for drive in used]
-    outcome.recovered = again.code == 0 and same(world.large_bundle, bundles)
+    outcome.recovered = again.code == 0 and same(world.large_bundle, finished_on(drives))
     outcome.blame(f"it {ended}", f"again, it {again}")
     return outcome
+
+
+def finished_on(drives: Sequence[Path]) -> list[Path]:
+    """Find the bundles that have sums.
+
+    A drive that went away before any of its volumes counted as complete keeps what it has, perhaps a signed one; nobody needs it.
+    """
+    return [only_bundle(drive) for drive in drives if list(drive.glob("*.mvbundle/SHA256SUMS"))]
 
 
 def kill_import(world: World, place: Path, chance: random.Random) -> Outcome:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import campaign
 import pytest
+from campaign_kinds import finished_on
 from campaign_world import Outcome
 
 
@@ -27,6 +28,18 @@ def test_killed_and_flipped(tmp_path: Path) -> None:
 def test_filled_and_pulled_out(tmp_path: Path) -> None:
     """The same for drives that somebody else fills, and for drives that go away and come back."""
     _run(tmp_path, {"drives": 6})
+
+
+def test_a_drive_that_was_pulled_too_early_does_not_count(tmp_path: Path) -> None:
+    """Breaks if a drive counts that went away after a volume was signed and before that was noted: the others have all of it."""
+    for drive, names in (
+        ("a", ("volume-0001.json", "volume-0001.json.sig")),
+        ("b", ("volume-0001.json", "SHA256SUMS")),
+    ):
+        (tmp_path / drive / "x.mvbundle").mkdir(parents=True)
+        for name in names:
+            (tmp_path / drive / "x.mvbundle" / name).touch()
+    assert finished_on([tmp_path / "a", tmp_path / "b"]) == [tmp_path / "b/x.mvbundle"]
 
 
 def test_a_defect_does_not_go_unseen() -> None:
