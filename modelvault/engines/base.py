@@ -320,6 +320,6 @@ class Engine(Protocol):
         """Remove what was installed and nothing else: files that were changed since stay. Raises ``EngineRefused``."""
         ...
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the shell lines that start the engine with the model."""
         ...

@@ -51,7 +51,7 @@ class ExllamaEngine(PlainEngine):
                 hint="ask the publisher for a repository that loads, or install it with --engine folder=DIR",
             )
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """The program of that name in either project's own checkout."""
         return [shlex.join(["python", "examples/chat.py", "-m", str(self.root_of(record)), "-mode", "raw"])]
 
@@ -70,7 +70,7 @@ class TabbyApiEngine(ExllamaEngine):
             return (f"{model.name}: TabbyAPI of 2026 no longer loads EXL2: use an older release, or EXL3",)
         return ()
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """TabbyAPI's server, from its own directory."""
         command = ["python", "main.py", "--model-dir", record.directory, "--model-name", record.installed_name]
         return [shlex.join(command)]

@@ -11,7 +11,7 @@ class FolderEngine(PlainEngine):
 
     name = "folder"
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Name the usual command for what lies there: llama.cpp for GGUF, else vLLM by path."""
         gguf = sorted(path for path in self.paths(record) if path.lower().endswith(".gguf"))
         if gguf:

@@ -291,7 +291,7 @@ class HubEngine(ABC):
         return Removal(tuple(removed), tuple(kept))
 
     @abstractmethod
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the line that starts the engine with the model, offline and quiet."""
 
     def cache_variable(self, record: InstallRecord) -> str:

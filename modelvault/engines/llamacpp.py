@@ -26,7 +26,7 @@ class LlamaCppEngine(PlainEngine):
         """The GGUF files side by side, whatever directories they had: shards are sought beside the first."""
         return {base_name(file): file for file in loaded_files(model)}
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """The server for the whole directory, and a preset of the model, for those who want settings of its own."""
         serve = ["llama-server", "--offline", "--models-dir", record.directory]
         first, *rest = sorted(self.paths(record), key=lambda path: "mmproj" in path.rpartition("/")[2].lower())

@@ -244,7 +244,7 @@ class OllamaEngine:
                 removed.append(str(path))
         return removed
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``ollama run``, after a server that uses this directory if it is not the one that is found by itself."""
         target = self.detect() or self.default()
         run = shlex.join(["ollama", "run", record.installed_name])

@@ -163,7 +163,7 @@ class OllamaApiEngine:
         client.delete(record.installed_name)
         return Removal((record.installed_name,))
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``ollama run``, told where the server is."""
         return [f"OLLAMA_HOST={shlex.quote(record.directory)} {shlex.join(['ollama', 'run', record.installed_name])}"]
 

@@ -90,7 +90,7 @@ class PlainEngine(ABC):
         return ()
 
     @abstractmethod
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the shell lines that start the engine with the model."""
 
     # -- planning ------------------------------------------------------------------------------------------------------

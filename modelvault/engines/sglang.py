@@ -15,7 +15,7 @@ class SglangEngine(HubEngine):
     title = "SGLang"
     refused: ClassVar = {"exl2": "SGLang cannot load EXL2", "exl3": "SGLang cannot load EXL3"}
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``sglang.launch_server``, offline."""
         names = (file.path for file in record.files if "/snapshots/" in file.path)
         gguf = next((name for name in names if name.lower().endswith(".gguf")), None)

@@ -37,7 +37,7 @@ class TextgenEngine(PlainEngine):
         """Projectors in one directory for all models: the model's name tells them apart."""
         return {f"mmproj/{name}--{base_name(file)}": file for file in loaded_files(model) if is_projector(file)}
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """The server, from the program's own directory."""
         models = str(Path(record.directory, self.below))
         first, *rest = (file.path for file in record.files)

@@ -40,7 +40,7 @@ class TgiEngine(HubEngine):
             file for file in files if "/" in file.path or not file.path.endswith(".safetensors") or file.path in wanted
         )
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``text-generation-launcher`` by repository name; TGI takes nothing but ``1`` for offline."""
         launch = shlex.join(["text-generation-launcher", "--model-id", record.installed_name, "--usage-stats", "off"])
         return [f"HF_HUB_OFFLINE=1{self.cache_variable(record)} {launch}"]

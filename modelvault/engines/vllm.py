@@ -33,7 +33,7 @@ class VllmEngine(HubEngine):
         """The recipe's flags for ``vllm serve``."""
         return model.recipe.vllm_arguments if model.recipe else ()
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``vllm serve`` by repository name, offline and quiet."""
         serve = shlex.join(["vllm", "serve", record.installed_name, *record.arguments])
         return [f"{_QUIET}{self.cache_variable(record)} {serve}"]

@@ -160,7 +160,7 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
         )
     links = {step.target.directory / file.path: file.link for file in record.files}
     plan = replace(plan, files=tuple(replace(file, link=links.get(file.path, file.link)) for file in plan.files))
-    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.next_steps(record)))
+    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.recipe(record)))
     if not done.already or record != request.previous:
         vault.record("install", record.to_json())
     return done

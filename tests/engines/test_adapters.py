@@ -76,7 +76,7 @@ def test_shards_lie_side_by_side_for_llama_cpp(make: Make) -> None:
     record = install(case, SHARDS | {"mmproj-BF16.gguf": b"low", "mmproj-F16.gguf": b"projector", "config.json": b"{}"})
     names = [*(Path(path).name for path in SHARDS), "mmproj-F16.gguf"]
     assert [file.path for file in record.files] == [f"org--tiny/{name}" for name in names]
-    serve, preset = case.engine.next_steps(record)
+    serve, preset = case.engine.recipe(record)
     assert serve == f"llama-server --offline --models-dir {case.directory}"
     assert f"model = {case.directory}/org--tiny/{names[0]}" in preset
     assert f"mmproj = {case.directory}/org--tiny/mmproj-F16.gguf" in preset
@@ -89,7 +89,7 @@ def test_textgen_has_projectors_elsewhere(make: Make) -> None:
     record = install(case, content)
     projector = case.directory / "mmproj/org--tiny--mmproj-F16.gguf"
     assert projector.read_bytes() == b"projector"
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     assert step.endswith(f"--model-dir {case.directory}/models --model org--tiny/tiny.gguf --mmproj {projector}")
     plain = model(case, {"tiny.gguf": b"GGUF, newer"})
     assert case.engine.verify(case.engine.install(case.request(plain, previous=record))) == []
@@ -100,7 +100,7 @@ def test_textgen_has_projectors_elsewhere(make: Make) -> None:
         case.engine.install(case.request(case.blobs.model("org/other", content)))
     assert foreign.read_bytes() == b"theirs"
     other = case.request(model(case, EXLLAMA, "exl3"), name="other")
-    assert case.engine.next_steps(case.engine.install(other))[0].endswith("--model other")
+    assert case.engine.recipe(case.engine.install(other))[0].endswith("--model other")
 
 
 def test_a_projector_goes_though_the_directory_is_gone(make: Make) -> None:
@@ -135,7 +135,7 @@ def test_tabby_takes_unquantized_weights(make: Make) -> None:
     """ExLlamaV3 loads them as they were trained; ExLlama's own programs are for what was quantized for them."""
     case = make("tabbyapi")
     assert case.engine.verify(install(case, EXLLAMA, "BF16")) == []
-    (step,) = case.engine.next_steps(install(case, EXLLAMA, "BF16"))
+    (step,) = case.engine.recipe(install(case, EXLLAMA, "BF16"))
     assert step == f"python main.py --model-dir {case.directory} --model-name org--tiny"
 
 
@@ -165,7 +165,7 @@ def test_tgi_finds_only_the_models_weights(make: Make, content: dict[str, bytes]
     record = install(case, content)
     snapshot = next((case.directory / "hub/models--org--tiny/snapshots").iterdir())
     assert {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.*")} == content.keys() - left_out
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     assert step == (
         f"HF_HUB_OFFLINE=1 HF_HOME={case.directory} text-generation-launcher --model-id org/tiny --usage-stats off"
     )
@@ -202,12 +202,12 @@ def test_sglang_takes_gguf_by_path(make: Make) -> None:
     """SGLang loads GGUF by the path of a file, for which the hub's cache is a directory like any other."""
     case = make("sglang")
     record = install(case, {"tiny.gguf": b"GGUF", "config.json": CONFIG})
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     path = Path(step.partition("--model-path ")[2].partition(" ")[0])
     assert path.read_bytes() == b"GGUF"
     assert path.name == "tiny.gguf"
     assert step.endswith("--served-model-name org/tiny")
-    assert case.engine.next_steps(install(make("sglang"), EXLLAMA))[0].endswith("--model-path org/tiny")
+    assert case.engine.recipe(install(make("sglang"), EXLLAMA))[0].endswith("--model-path org/tiny")
 
 
 def test_a_projector_of_a_killed_install_is_ours(make: Make) -> None:

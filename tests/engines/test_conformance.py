@@ -438,12 +438,12 @@ def test_records_survive_json(case: Case) -> None:
     assert InstallRecord.from_json(later) == record
 
 
-def test_next_steps_can_be_typed(case: Case) -> None:
+def test_the_recipe_can_be_typed(case: Case) -> None:
     """What is printed at the end is copied into a shell."""
-    steps = case.engine.next_steps(install(case))
-    assert steps
-    for step in steps:
-        assert subprocess.run(["sh", "-n", "-c", step], check=False).returncode == 0
+    lines = case.engine.recipe(install(case))
+    assert lines
+    for line in lines:
+        assert subprocess.run(["sh", "-n", "-c", line], check=False).returncode == 0
 
 
 def test_progress_is_told(case: Case) -> None:

@@ -29,7 +29,7 @@ def test_the_layout_is_the_hubs(vllm: Case) -> None:
     assert str(nested.readlink()).startswith("../../../blobs/")
     assert nested.read_bytes() == b'{"nested": true}'
     assert record.arguments == ("--max-model-len", "256")
-    (step,) = vllm.engine.next_steps(record)
+    (step,) = vllm.engine.recipe(record)
     assert step.endswith("vllm serve org/tiny --max-model-len 256")
     assert f"HF_HUB_CACHE={vllm.directory}" in step
     assert "HF_HUB_OFFLINE=1" in step
