@@ -37,6 +37,7 @@ class ExllamaEngine(PlainEngine):
 
     def check(self, request: InstallRequest) -> None:
         """Refuse a ``config.json`` that does not name exactly one architecture."""
+        super().check(request)
         (config,) = (file for file in request.model.files if file.path == "config.json")
         path = request.blob_path(config.digest)
         if not path.exists():
@@ -64,10 +65,10 @@ class TabbyApiEngine(ExllamaEngine):
     unquantized = True
     keeps = frozenset({"tabby_config.yml"})
 
-    def warnings(self, model: Model) -> tuple[str, ...]:
+    def warnings(self, request: InstallRequest) -> tuple[str, ...]:
         """Newer releases no longer have ExLlamaV2."""
-        if (model.traits.quantization or "").lower().startswith("exl2"):
-            return (f"{model.name}: TabbyAPI of 2026 no longer loads EXL2: use an older release, or EXL3",)
+        if (request.model.traits.quantization or "").lower().startswith("exl2"):
+            return (f"{request.model.name}: TabbyAPI of 2026 no longer loads EXL2: use an older release, or EXL3",)
         return ()
 
     def recipe(self, record: InstallRecord) -> list[str]:

@@ -1,7 +1,7 @@
 """Which GGUF files of a model are its weights, which its projector and which an adapter. By their names alone: pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -68,6 +68,12 @@ def loaded_files(model: Model) -> tuple[FileSpec, ...]:
         return ()
     parts = choose_parts(model, Modelfile())
     return (*parts.weights, parts.projector) if parts.projector else parts.weights
+
+
+def served_gguf(paths: Iterable[str]) -> str | None:
+    """Choose from the files of an install the one that an engine is to be told: the first shard, and no projector."""
+    found = sorted(path for path in paths if path.lower().endswith(".gguf"))
+    return next((path for path in found if not _PROJECTOR.search(PurePosixPath(path).name)), None)
 
 
 def is_projector(file: FileSpec) -> bool:

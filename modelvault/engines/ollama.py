@@ -63,6 +63,14 @@ class OllamaEngine:
         """Ollama serves one GGUF model, whole or in shards, with a projector and an adapter if there are."""
         return refusal(model)
 
+    def plugin_for(self, model: Model) -> str | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002
+        """Nothing: a GGUF file has no code."""
+        return {}
+
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name for ``ollama run``, spelled as the store has it."""
         return str(name_for(request))

@@ -1,17 +1,12 @@
 """Text Generation Inference 3.3: the hub's cache below its ``HF_HOME``, without the weights that it would load by mistake."""
 
-import json
 import shlex
 from typing import ClassVar
 
-from modelvault import fsio
-from modelvault.artifact import FileSpec
+from modelvault.artifact import FileSpec, Model
 from modelvault.engines.base import InstallRecord, InstallRequest, Target
-from modelvault.engines.hub_engine import HubEngine
-from modelvault.errors import EngineRefused
-
-_INDEX = "model.safetensors.index.json"
-_MAX_INDEX = 64 << 20  # bytes
+from modelvault.engines.hub_engine import HubEngine, has_weights
+from modelvault.engines.weights import INDEX, indexed
 
 
 class TgiEngine(HubEngine):
@@ -20,7 +15,6 @@ class TgiEngine(HubEngine):
     name = "tgi"
     title = "TGI"
     below = "hub/"
-    no_gguf = "TGI takes safetensors files, and this model has only GGUF"
     refused: ClassVar = {
         "exl3": "TGI cannot load EXL3",
         "mxfp4": "TGI cannot load MXFP4",
@@ -32,6 +26,10 @@ class TgiEngine(HubEngine):
         """``HF_HOME``, else ``~/.cache/huggingface``; its container has ``/data``."""
         return Target(self.name, self.home())
 
+    def why_not_gguf(self, model: Model) -> str:  # noqa: ARG002 (none at all)
+        """It loads none."""
+        return "TGI takes safetensors files, and this model has only GGUF"
+
     def chosen(self, request: InstallRequest) -> tuple[FileSpec, ...]:
         """TGI loads every ``*.safetensors`` at the top level and does not look at the index: what is not in it stays out."""
         files = request.model.files
@@ -42,20 +40,18 @@ class TgiEngine(HubEngine):
 
     def recipe(self, record: InstallRecord) -> list[str]:
         """``text-generation-launcher`` by repository name; TGI takes nothing but ``1`` for offline."""
-        launch = shlex.join(["text-generation-launcher", "--model-id", record.installed_name, "--usage-stats", "off"])
-        return [f"HF_HUB_OFFLINE=1{self.cache_variable(record)} {launch}"]
+        if not has_weights(record):
+            return []
+        launch = ["text-generation-launcher", "--model-id", record.installed_name, "--usage-stats", "off"]
+        return [f"HF_HUB_OFFLINE=1{self.settings(record)} {shlex.join([*launch, *record.arguments])}"]
 
 
-def _weights(request: InstallRequest) -> set[str]:
+def _weights(request: InstallRequest) -> frozenset[str]:
     """Name the model's own weights: those in its index, else the one file of the usual name, else all."""
-    files = {file.path: file for file in request.model.files}
-    index = files.get(_INDEX)
+    paths = {file.path for file in request.model.files}
     # An import is planned before its blobs are here: until then the names have to do.
-    if index is not None and (path := request.blob_path(index.digest)).exists():
-        try:
-            return set(json.loads(fsio.read_regular(path, limit=_MAX_INDEX))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError, fsio.NotRegular, fsio.TooLarge) as error:
-            raise EngineRefused(f"{request.model.name}: {_INDEX} lists no weights") from error
-    if index is None and "model.safetensors" in files:
-        return {"model.safetensors"}
-    return {path for path in files if not path.startswith("consolidated")}
+    if (named := indexed(request)) is not None:
+        return named
+    if INDEX not in paths and "model.safetensors" in paths:
+        return frozenset({"model.safetensors"})
+    return frozenset(path for path in paths if not path.startswith("consolidated"))

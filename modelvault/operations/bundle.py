@@ -33,6 +33,7 @@ from modelvault.operations.drives import (
     warnings,
 )
 from modelvault.operations.keys import make_key
+from modelvault.operations.needed_code import left_behind
 from modelvault.operations.summaries import bundle_model
 from modelvault.progress import Progress
 from modelvault.results.bundles import BundlePlan, BundleResult
@@ -180,8 +181,12 @@ def _result(vault: Vault, request: BundleRequest, index: Index, written: Written
         drives=drive_results(written),
         restore_sha256=hashlib.sha256(restore_script()).hexdigest(),
         public_key_sha256=hashlib.sha256(signer.public_pem).hexdigest(),
-        warnings=(*warnings(vault, request.to), *unfinished_warnings(written)),
+        warnings=(*warnings(vault, request.to), *unfinished_warnings(written), *_left_behind(vault, index)),
     )
+
+
+def _left_behind(vault: Vault, index: Index) -> tuple[str, ...]:
+    return () if index.patches else tuple(left_behind(vault, [entry.stored for entry in index.models]))
 
 
 def _journals(vault: Vault) -> Path:
@@ -310,7 +315,7 @@ def _plan(
         key=signer.name if signer else None,
         resumes=resumes,
         there_already=there_already,
-        warnings=planned.warnings,
+        warnings=(*planned.warnings, *_left_behind(vault, index)),
         drives=planned.drives,
         seconds=planned.seconds,
         left_out=sum(blob.size for blob in index.base),

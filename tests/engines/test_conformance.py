@@ -199,6 +199,32 @@ def test_another_users_engine_cannot_change_the_vault(case: Case) -> None:
         install(replace_directory(case, "second"), link=LinkMode.HARD, owner=Owner(NOBODY, NOBODY))
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what another user may not")
+def test_what_the_engines_user_cannot_read_is_no_install(case: Case) -> None:
+    """A shard of mode 0600 that somebody fetched as root: the engine would fail hours later, with a permission that was denied."""
+    owner = Owner(NOBODY, NOBODY)
+    record = install(case, owner=owner)
+    forget(case, record)
+    path = case.directory / largest(record).path
+    os.chown(path, 0, 0)
+    path.chmod(0o600)
+    for attempt in (case.engine.plan, case.engine.install):
+        with pytest.raises(EngineRefused, match="may not read it") as refusal:
+            attempt(case.request(owner=owner))
+        assert f"chmod a+r {path}" in str(refusal.value.hint)
+    path.chmod(0o604)
+    assert case.engine.verify(install(case, owner=owner)) == []
+
+
+def forget(case: Case, record: InstallRecord) -> None:
+    """Take away what says that an install was ours: what is there is somebody else's now."""
+    for marker in case.directory.rglob(".modelvault*.json"):
+        marker.unlink()
+    if case.name == "ollama":
+        (case.directory / record.files[-1].path).unlink()
+
+
 def replace_directory(case: Case, name: str) -> Case:
     return replace(case, directory=case.directory.parent / name)
 
