@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from modelvault.artifact import Model
 from modelvault.engines.base import InstallRecord, Target
-from modelvault.engines.gguf_parts import loaded_files, why_not_gguf
+from modelvault.engines.gguf_parts import is_projector, loaded_files, why_not_gguf
 from modelvault.engines.hub_cache import layout_of
 from modelvault.engines.hub_engine import HubEngine, gguf_path, has_weights
 from modelvault.engines.vllm_command import serve
@@ -35,9 +35,14 @@ class VllmEngine(HubEngine):
         return target if target.directory.is_dir() or self._around.program("vllm") else None
 
     def why_not_gguf(self, model: Model) -> str | None:
-        """The plugin (0.0.5) reads configuration and tokenizer from files: those in the GGUF file do not do."""
+        """The plugin (0.0.5) reads configuration and tokenizer from files: those in the GGUF file do not do. And it reads one file.
+
+        Of a split model it looks for the output layer in every part, ties it to the embedding where one lacks it, and answers with rubbish.
+        """
         if reason := why_not_gguf(model, "vLLM"):
             return reason
+        if sum(not is_projector(file) for file in loaded_files(model)) > 1:
+            return f"{_PLUGIN} takes the output layer of a split GGUF for a missing one, and answers with rubbish: join the parts, with `llama-gguf-split --merge`"
         names = [file.path for file in model.files if "/" not in file.path]
         missing = [
             *([] if "config.json" in names else ["config.json"]),

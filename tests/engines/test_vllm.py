@@ -88,6 +88,12 @@ def test_a_model_without_commit_gets_its_manifests(vllm: Case) -> None:
         ({"a.gguf": b"GGUF"}, None, "no config.json and no tokenizer"),
         ({"a.gguf": b"GGUF", "config.json": b"{}"}, None, "no tokenizer: put them into one folder"),
         ({"a-00001-of-00002.gguf": b"GGUF", "config.json": b"{}", "tokenizer.json": b"{}"}, None, "1 are not here"),
+        (
+            {f"a-0000{number}-of-00002.gguf": b"%d" % number for number in (1, 2)}
+            | {"config.json": b"{}", "tokenizer.json": b"{}"},
+            None,
+            "answers with rubbish: join the parts",
+        ),
         ({"a.gguf": b"1", "b.gguf": b"2", "config.json": b"{}", "tokenizer.json": b"{}"}, None, "vLLM takes one"),
         ({"sub/model.safetensors": b"x", "config.json": b"{}"}, None, "lie in folders"),
         ({"model-00001-of-00002.safetensors": b"x", "config.json": b"{}"}, "awq", "1 are not here"),
@@ -136,14 +142,13 @@ def test_a_second_copy_of_the_weights_stays_out(vllm: Case) -> None:
 @pytest.mark.parametrize("below", ["", "Q8_0/"])
 def test_gguf_is_served_by_its_path(vllm: Case, below: str) -> None:
     """The plugin takes a file, and looks for configuration and tokenizer in the directory that it lies in."""
-    names = [f"{below}a-{number:05d}-of-00002.gguf" for number in (1, 2)]
-    content = {name: name.encode() for name in (*names, "mmproj-F16.gguf", "config.json", "tokenizer.json")}
+    content = {name: name.encode() for name in (f"{below}a.gguf", "mmproj-F16.gguf", "config.json", "tokenizer.json")}
     stored = vllm.blobs.model("org/tiny:Q8_0", content, traits=Traits("gguf"))
     (warning,) = vllm.engine.plan(vllm.request(stored)).warnings
     assert "vllm-gguf-plugin" in warning
     (line,) = vllm.engine.recipe(install(vllm, stored=stored))
     command = line.partition("vllm serve ")[2].split()
-    assert Path(command[0]).read_bytes() == names[0].encode()
+    assert Path(command[0]).read_bytes() == f"{below}a.gguf".encode()
     assert command[1:3] == ["--served-model-name", "org/tiny"]
     config = Path(command[0]).parent if not below else Path(command[command.index("--hf-config-path") + 1])
     assert {"config.json", "tokenizer.json"} <= {path.name for path in config.iterdir()}
