@@ -113,6 +113,10 @@ class HubEngine(ABC):
         """Name what has to be installed beside the engine for this model."""
         return None
 
+    def notes(self, request: InstallRequest) -> tuple[str, ...]:  # noqa: ARG002 (most engines have none)
+        """Say what else the user should know before the engine is started."""
+        return ()
+
     def chosen(self, request: InstallRequest) -> tuple[FileSpec, ...]:
         """Choose the files that the engine shall find: all but a second copy of the weights, which vLLM would take for the only one.
 
@@ -188,6 +192,7 @@ class HubEngine(ABC):
             warnings.append(f"{layout.repository}: the cache's main branch moves from {before} to {layout.commit}")
         if plugin := self.plugin_for(request.model):
             warnings.append(f"{request.model.name}: {self.title} loads it only with {plugin} installed")
+        warnings += self.notes(request)
         return (*warnings, *code_warnings(request, needed_code(request, layout.repository), self.title))
 
     def _entries(

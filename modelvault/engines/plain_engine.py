@@ -19,6 +19,7 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_files, is_changed, remove_empty
+from modelvault.engines.gguf_parts import gguf_files
 from modelvault.engines.ground import exchange, in_the_way, locked, refusals, remove_file, staging, sweep
 from modelvault.engines.marker import Marker, read_marker
 from modelvault.engines.place import Placer, Wanted
@@ -96,15 +97,17 @@ class PlainEngine(ABC):
 
     def warnings(self, request: InstallRequest) -> tuple[str, ...]:
         """Say what the user should know before the engine is started."""
-        if not self.runs_code:
-            return ()
+        plugin = self.plugin_for(request.model)
+        plugins = (f"{request.model.name}: {self.name} loads it only with {plugin} installed",) if plugin else ()
+        if not self.runs_code or gguf_files(request.model):
+            return plugins
         needs = needed_code(request)
         elsewhere = (
             f"{request.model.name}: the code of {other} is looked for in the hub's cache, not here: install {other} with "
             "--engine vllm, too, and start the engine with that HF_HUB_CACHE"
             for other in needs.others
         )
-        return (*code_warnings(request, needs, "the engine"), *elsewhere)
+        return (*plugins, *code_warnings(request, needs, "the engine"), *elsewhere)
 
     def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002
         """Nothing: such a directory holds one model, and what lies elsewhere is not for us to place."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from modelvault.artifact import Model
 from modelvault.engines.base import InstallRecord
-from modelvault.engines.gguf_parts import gguf_files
+from modelvault.engines.gguf_parts import gguf_files, why_not_gguf
 from modelvault.engines.hub_engine import HubEngine, gguf_path, has_weights
 
 
@@ -17,7 +17,9 @@ class SglangEngine(HubEngine):
     refused: ClassVar = {"exl2": "SGLang cannot load EXL2", "exl3": "SGLang cannot load EXL3"}
 
     def why_not_gguf(self, model: Model) -> str | None:
-        """It takes one file."""
+        """It reads one file: of a split model, the first part alone (0.5.23)."""
+        if reason := why_not_gguf(model, "SGLang"):
+            return reason
         files = len(gguf_files(model))
         return f"it has {files} GGUF files, and SGLang takes one per model" if files > 1 else None
 
