@@ -1,7 +1,10 @@
 """What the engines' tests share: a vault of a few blobs, a model per adapter, and a look at a directory as the engine sees it."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +76,10 @@ class Blobs:
         return store_form(Model(ModelName(name), files=files, **fields))
 
     def intact(self) -> bool:
-        """Tell whether every blob still is what its name says, is read-only, and belongs to whom it belonged."""
+        """Tell whether every blob still is what its name says, is read-only, and belongs to whom the vault belongs."""
+        owner = self.root.stat().st_uid
         return all(
-            hash_file(path).hex == path.name and path.stat().st_mode & 0o777 == 0o444
+            hash_file(path).hex == path.name and path.stat().st_mode & 0o777 == 0o444 and path.stat().st_uid == owner
             for path in (self.root / "blobs" / "sha256").iterdir()
         )
 
@@ -102,6 +106,10 @@ class Case:
         recipe = Recipe(modelfile=MODELFILE, vllm_arguments=("--max-model-len", "256"))
         return self.blobs.model(name, content, **({"traits": traits, "recipe": recipe} | changes))
 
+    def newer(self) -> StoredModel:
+        """Store another version of the adapter's model, of the same size."""
+        return self.stored(weights=max(_CONTENT[self.name].values(), key=len)[::-1])
+
     def request(self, stored: StoredModel | None = None, **options: Any) -> InstallRequest:
         """Ask for an install into the case's directory."""
         return InstallRequest(stored or self.stored(), self.blobs.path, Target(self.name, self.directory), **options)
@@ -111,6 +119,32 @@ class Case:
         if self.name in HUBS:
             return _hub_models(self.directory)
         return _LOOK[self.name](self.directory)
+
+    def served(self) -> list[Path]:
+        """Find the weights that the engine would load."""
+        if self.name in HUBS:
+            return list(_hub_weights(self.directory))
+        if self.name == "ollama":
+            return list(_ollama_weights(self.directory))
+        below = self.directory / ("models" if self.name == "textgen" else "")
+        return [
+            path
+            for pattern in ("*/*.safetensors", "*/*.gguf")
+            for path in below.glob(pattern)
+            if "mmproj" not in path.name
+        ]
+
+
+def _ollama_weights(directory: Path) -> Iterator[Path]:
+    for path in directory.glob("manifests/*/*/*/*"):
+        for layer in json.loads(path.read_bytes())["layers"]:
+            if layer["mediaType"] == "application/vnd.ollama.image.model":
+                yield directory / "blobs" / layer["digest"].replace(":", "-")
+
+
+def _hub_weights(directory: Path) -> Iterator[Path]:
+    for path in directory.glob("**/models--*/refs/main"):
+        yield path.parents[1] / "snapshots" / path.read_text(encoding="ascii") / "model.safetensors"
 
 
 def _ollama_models(directory: Path) -> set[str]:
@@ -212,4 +246,14 @@ def link_is_true(kind: str, path: Path, source: Path) -> bool:
     same = not path.is_symlink() and path.samefile(source)
     if kind == LinkKind.SYMLINK:
         return path.is_symlink()
-    return same if kind == LinkKind.HARD else not same and not path.is_symlink()
+    if kind == LinkKind.HARD:
+        return same
+    return not same and not path.is_symlink() and shares_blocks(path) == (kind == LinkKind.REFLINK)
+
+
+def shares_blocks(path: Path) -> bool:
+    """Ask the file system whether the first extent of a file is another file's, too (FIEMAP, linux/fiemap.h)."""
+    request = bytearray(struct.pack("=QQLLLL", 0, 1 << 62, 1, 0, 1, 0) + bytes(56))  # FIEMAP_FLAG_SYNC, room for one
+    with path.open("rb") as file, contextlib.suppress(OSError):  # tmpfs knows no such question, and shares none
+        fcntl.ioctl(file, 0xC020660B, request)  # FS_IOC_FIEMAP
+    return bool(struct.unpack_from("=L", request, 32 + 40)[0] & 0x2000)  # FIEMAP_EXTENT_SHARED

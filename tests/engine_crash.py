@@ -1,25 +1,28 @@
 """Kills an install at every step at which it touches the disk; run as a program by the conformance suite.
 
-    python engine_crash.py ENGINE LINK DIRECTORY
+    python engine_crash.py ENGINE LINK DIRECTORY [update]
 
 For each step, a fork installs into a fresh directory and kills itself with SIGKILL just before the step (an audit hook counts
-them). Then the engine must see nothing or a whole model, and a second run must mend what is left.
+them). Then the engine must see nothing or a whole model, or with ``update`` the old version or the new one; and a second run must
+mend what is left.
 """
 
 import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from engine_cases import Blobs, Case, contents
 
-from modelvault.engines import LinkMode
+from modelvault.engines import InstallRequest, LinkMode
+from modelvault.fsio import hash_file
 
 _EVENTS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "os.utime", "os.truncate"}
 
 
-def _dies_at(step: int, case: Case, link: LinkMode) -> bool:
+def _dies_at(step: int, case: Case, request: InstallRequest) -> bool:
     child = os.fork()
     if child == 0:
         steps = 0
@@ -32,7 +35,6 @@ def _dies_at(step: int, case: Case, link: LinkMode) -> bool:
                 if steps > step:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        request = case.request(link=link)
         sys.addaudithook(count)
         case.engine.install(request)
         os._exit(0)
@@ -44,16 +46,21 @@ def _dies_at(step: int, case: Case, link: LinkMode) -> bool:
 def main() -> None:
     """Go through the steps until an install survives; print how many there were."""
     name, link, where = sys.argv[1], LinkMode(sys.argv[2]), Path(sys.argv[3])
+    update = sys.argv[4:] == ["update"]
     blobs = Blobs(where / "vault")
     reference = Case(name, blobs, where / "reference")
-    expected = reference.engine.install(reference.request(link=link))
+    expected = reference.engine.install(_request(reference, link, update=update))
     step = 0
     while True:
         case = Case(name, blobs, where / f"step-{step}")
-        died = _dies_at(step, case, link)
+        old = case.engine.install(case.request(link=link)) if update else None
+        died = _dies_at(step, case, replace(_request(case, link, update=update), previous=old))
         seen = case.visible()
         assert seen <= reference.visible(), f"step {step}: {seen}"
-        record = case.engine.install(case.request(link=link))
+        if old:
+            assert seen == reference.visible(), f"step {step}: the engine has neither version"
+            _check_version(case, step)
+        record = case.engine.install(replace(_request(case, link, update=update), previous=old))
         assert case.engine.verify(record) == [], f"step {step}"
         assert case.visible() == reference.visible(), f"step {step}"
         assert contents(case.directory).keys() == contents(reference.directory).keys(), (
@@ -69,6 +76,19 @@ def main() -> None:
             break
         step += 1
     print(step)  # noqa: T201 (the program's result)
+
+
+def _request(case: Case, link: LinkMode, *, update: bool) -> InstallRequest:
+    """Ask for the model, or for a newer version of the same name."""
+    return case.request(case.newer() if update else None, link=link)
+
+
+def _check_version(case: Case, step: int) -> None:
+    """The weights that the engine would load are of one version or the other, byte for byte."""
+    found = {hash_file(path).hex for path in case.served()}
+    known = {max(stored.model.files, key=lambda file: file.size).digest.hex for stored in (case.stored(), case.newer())}
+    assert len(found) == 1, f"step {step}: {found}"
+    assert found < known, f"step {step}: {found}"
 
 
 if __name__ == "__main__":

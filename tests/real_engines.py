@@ -24,7 +24,13 @@ import pytest
 
 _START_SECONDS = 60.0
 _VLLM_START_SECONDS = 600.0  # half a minute on an idle machine
-_PROGRAMS = {"ollama": "bin/ollama", "ollama-newer": "newer/ollama", "vllm": "vllm/bin/python"}
+_PROGRAMS = {
+    "ollama": "bin/ollama",
+    "ollama-newer": "newer/ollama",
+    "vllm": "vllm/bin/python",
+    "vllm-gguf": "vllm-gguf/.installed",
+    "llama-server": "llama-server/llama-server",
+}
 OLLAMAS = ("ollama", "ollama-newer")
 """The releases: 0.24.0, which generates, and a newer one, which has no runner here and does all else."""
 
@@ -38,7 +44,7 @@ def engines_directory() -> Path:
 
 
 def require_engine(name: str) -> Path:
-    """Give the program of one of ``OLLAMAS`` or ``vllm``, or the file of the ``xllamacpp`` module; else skip or fail the test."""
+    """Give the program of one of ``OLLAMAS``, ``vllm`` or ``llama-server``, a file of the packages ``vllm-gguf`` and ``xllamacpp``; else skip or fail the test."""
     if name == "xllamacpp":
         spec = find_spec(name)
         found = Path(spec.origin) if spec and spec.origin else None
@@ -163,8 +169,29 @@ def _await_port(port: int, server: subprocess.Popen[bytes], log: Path, seconds: 
         time.sleep(0.05)  # between two attempts to connect; how long starting takes is not ours to know
 
 
-_VLLM_SCRIPT = """
+AWQ_KERNEL = """
+import torch
+from vllm import _custom_ops
+
+def unpacked(packed):
+    return ((packed[..., None] >> torch.arange(0, 32, 4)) & 15).flatten(-2)
+
+def multiply_awq(input, q_weight, scales, zeros, g_idx=None, bias=None, pack_factor=8, isa_hint=""):
+    blocks, width = q_weight.shape
+    levels = unpacked(q_weight.view(blocks, width // 2, 2)).permute(1, 0, 2).flatten(1)
+    group = levels.shape[0] // scales.shape[0]
+    weights = (levels - unpacked(zeros).repeat_interleave(group, 0)) * scales.repeat_interleave(group, 0)
+    product = input @ weights.to(input.dtype)
+    return product if bias is None else product + bias
+
+if not torch.cpu._is_avx512_supported():
+    _custom_ops.cpu_gemm_wna16 = multiply_awq
+"""
+"""For the start of a script that runs vLLM: its product of 4-bit weights on a CPU is built with AVX-512 only, and replaced elsewhere."""
+
+_VLLM_SCRIPT = f"""
 import json, sys
+{AWQ_KERNEL}
 from vllm import LLM, SamplingParams
 repository, prompt, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
 llm = LLM(repository, enforce_eager=True, max_model_len=256, max_num_seqs=1, seed=0)

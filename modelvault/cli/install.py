@@ -94,10 +94,10 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
         if not planned:
             yield "nothing to do"
         return
-    yield ""
-    yield "next:"
     # One server serves all models of a directory.
-    yield from dict.fromkeys(f"  {line}" for step in steps for line in step.next_steps)
+    lines = dict.fromkeys(f"  {line}" for step in steps for line in step.next_steps)
+    if lines:
+        yield from ("", "next:", *lines)
 
 
 def uninstall(

@@ -305,6 +305,17 @@ class Engine(Protocol):
         """Give the reason why the engine cannot serve the model, or ``None`` if it can."""
         ...
 
+    def plugin_for(self, model: Model) -> str | None:
+        """Name what has to be installed beside the engine for a model that it accepts, if anything."""
+        ...
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:
+        """Name the repositories whose code the engine would look for in the same directory and not find, with their files.
+
+        Raises ``EngineRefused`` or ``UsageProblem`` as ``install`` would.
+        """
+        ...
+
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name that the engine would know the model by, so that an earlier install under it can be looked up."""
         ...
@@ -331,6 +342,6 @@ class Engine(Protocol):
         """Remove what was installed and nothing else: files that were changed since stay. Raises ``EngineRefused``."""
         ...
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the shell lines that start the engine with the model."""
         ...

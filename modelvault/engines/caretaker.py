@@ -6,6 +6,7 @@ descriptor of a file that we made ourselves and that has no second name, never t
 
 import contextlib
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,17 @@ def resolve_owner(directory: Path, requested: Owner | None) -> Owner:
             path=str(directory),
         )
     return requested
+
+
+def readable(status: os.stat_result, owner: Owner) -> bool:
+    """Tell by its mode whether a file can be read by the user whom an engine's files belong to, in whichever of the user's groups."""
+    if owner.uid in {0, status.st_uid}:
+        return owner.uid == 0 or bool(status.st_mode & stat.S_IRUSR)
+    try:
+        groups = os.getgrouplist(pwd.getpwuid(owner.uid).pw_name, owner.gid)
+    except KeyError:
+        groups = [owner.gid]
+    return bool(status.st_mode & (stat.S_IRGRP if status.st_gid in groups else stat.S_IROTH))
 
 
 class Caretaker:

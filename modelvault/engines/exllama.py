@@ -37,6 +37,7 @@ class ExllamaEngine(PlainEngine):
 
     def check(self, request: InstallRequest) -> None:
         """Refuse a ``config.json`` that does not name exactly one architecture."""
+        super().check(request)
         (config,) = (file for file in request.model.files if file.path == "config.json")
         path = request.blob_path(config.digest)
         if not path.exists():
@@ -51,7 +52,7 @@ class ExllamaEngine(PlainEngine):
                 hint="ask the publisher for a repository that loads, or install it with --engine folder=DIR",
             )
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """The program of that name in either project's own checkout."""
         return [shlex.join(["python", "examples/chat.py", "-m", str(self.root_of(record)), "-mode", "raw"])]
 
@@ -64,13 +65,13 @@ class TabbyApiEngine(ExllamaEngine):
     unquantized = True
     keeps = frozenset({"tabby_config.yml"})
 
-    def warnings(self, model: Model) -> tuple[str, ...]:
+    def warnings(self, request: InstallRequest) -> tuple[str, ...]:
         """Newer releases no longer have ExLlamaV2."""
-        if (model.traits.quantization or "").lower().startswith("exl2"):
-            return (f"{model.name}: TabbyAPI of 2026 no longer loads EXL2: use an older release, or EXL3",)
+        if (request.model.traits.quantization or "").lower().startswith("exl2"):
+            return (f"{request.model.name}: TabbyAPI of 2026 no longer loads EXL2: use an older release, or EXL3",)
         return ()
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """TabbyAPI's server, from its own directory."""
         command = ["python", "main.py", "--model-dir", record.directory, "--model-name", record.installed_name]
         return [shlex.join(command)]

@@ -1,7 +1,7 @@
 """Which GGUF files of a model are its weights, which its projector and which an adapter. By their names alone: pure."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -11,7 +11,8 @@ from modelvault.formats.modelfile import Modelfile
 
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix|draft)(?:[^a-z]|$)", re.IGNORECASE)
+_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix)(?:[^a-z]|$)", re.IGNORECASE)
+_DRAFT = re.compile(r"(?:mtp|dspark|dflash)-")
 _F16 = re.compile(r"(?:^|[^b])f16", re.IGNORECASE)
 
 
@@ -33,8 +34,8 @@ def gguf_files(model: Model) -> list[FileSpec]:
 def choose_parts(model: Model, modelfile: Modelfile, who: str = "Ollama") -> Parts:
     """Sort a model's GGUF files for the engine ``who``. Raises ``EngineRefused`` with the reason alone as its message; ``UsageProblem`` for a wrong ADAPTER.
 
-    A projector is known by ``mmproj`` in its name, an adapter by the Modelfile's ADAPTER. Files with ``lora``, ``adapter``, ``draft`` or
-    ``imatrix`` as a word of their name are never taken for the model where others are there.
+    A projector is known by ``mmproj`` in its name, an adapter by the Modelfile's ADAPTER. Draft models, and files with ``lora``,
+    ``adapter`` or ``imatrix`` as a word of their name, are never taken for the model where others are there.
     """
     files = gguf_files(model)
     if not files:
@@ -42,7 +43,7 @@ def choose_parts(model: Model, modelfile: Modelfile, who: str = "Ollama") -> Par
     adapter = _adapter(model, modelfile)
     rest = [file for file in files if file != adapter]
     projectors = [file for file in rest if is_projector(file)]
-    aside = [file for file in rest if file not in projectors and _ASIDE.search(base_name(file))]
+    aside = [file for file in rest if file not in projectors and (_ASIDE.search(base_name(file)) or is_draft(file))]
     weights = [file for file in rest if file not in projectors and file not in aside]
     if not weights:
         weights, aside = aside, []
@@ -70,9 +71,21 @@ def loaded_files(model: Model) -> tuple[FileSpec, ...]:
     return (*parts.weights, parts.projector) if parts.projector else parts.weights
 
 
+def served_gguf(paths: Iterable[str]) -> str | None:
+    """Choose from the files of an install the one that an engine is to be told: the first shard, no projector and no draft."""
+    found = sorted(path for path in paths if path.lower().endswith(".gguf"))
+    names = {path: PurePosixPath(path).name for path in found}
+    return next((path for path in found if not _PROJECTOR.search(names[path]) and not _DRAFT.match(names[path])), None)
+
+
 def is_projector(file: FileSpec) -> bool:
     """Tell a projector by its name, as llama.cpp does."""
     return bool(_PROJECTOR.search(base_name(file)))
+
+
+def is_draft(file: FileSpec) -> bool:
+    """Tell by its name whether a file is a draft model, which llama.cpp takes for the one beside it (common/preset.cpp)."""
+    return bool(_DRAFT.match(base_name(file)))
 
 
 def base_name(file: FileSpec) -> str:

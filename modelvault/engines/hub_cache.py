@@ -20,6 +20,7 @@ from modelvault.engines.marker import Marker, read_marker
 from modelvault.errors import UsageProblem
 
 _REPOSITORY_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_SYMLINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _REF_LIMIT = 256  # bytes; a commit has 40
 
@@ -53,7 +54,7 @@ class CacheLayout:
     @property
     def folder(self) -> str:
         """The repository's directory in the cache."""
-        return f"{self.below}models--" + self.repository.replace("/", "--")
+        return folder_of(self.repository, self.below)
 
     @property
     def snapshot(self) -> str:
@@ -75,6 +76,11 @@ class CacheLayout:
         git = file.upstream if file.upstream and file.upstream.algorithm is Algorithm.GIT_SHA1 else None
         etag = git.hex if git else file.digest.hex
         return Entry(file, f"{self.folder}/blobs/{etag}", f"{self.snapshot}/{file.path}")
+
+
+def folder_of(repository: str, below: str = "") -> str:
+    """Name a repository's directory in a cache, or in a directory that has the cache ``below`` it."""
+    return f"{below}models--" + repository.replace("/", "--")
 
 
 def check_repository(text: str) -> str:

@@ -4,16 +4,14 @@ The layout is that of huggingface_hub 2.4.0: ``models--org--name/{blobs/<etag>,s
 written last, so that the engine sees a whole model or none, and has no newline, which would make it unreadable.
 """
 
-import os
-import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from modelvault import filesystem, fsio
+from modelvault import filesystem
 from modelvault.artifact import Digest, FileSpec, Model
 from modelvault.engines.base import (
     NOTHING_FRESH,
@@ -27,25 +25,28 @@ from modelvault.engines.base import (
     Surroundings,
     Target,
 )
-from modelvault.engines.caretaker import Caretaker
-from modelvault.engines.checks import check_file, is_changed, remove_empty
-from modelvault.engines.ground import locked, refusals, remove_file, staging, sweep
+from modelvault.engines.checks import check_file
+from modelvault.engines.gguf_parts import gguf_files, served_gguf
+from modelvault.engines.ground import locked, refusals, sweep
 from modelvault.engines.hub_cache import (
+    COMMIT,
     CacheLayout,
     Entry,
     can_symlink,
     check_repository,
-    hand_over,
     installed_files,
     intend,
-    layout_of,
     read_reference,
 )
+from modelvault.engines.hub_filling import bring_blobs, bring_names, placer_for
+from modelvault.engines.hub_removal import remove
 from modelvault.engines.marker import Marker, read_marker
 from modelvault.engines.place import Placer, Wanted
+from modelvault.engines.remote_code import ALLOW_CODE, MODULES, code_warnings, holds_code, lost_code, needed_code
+from modelvault.engines.weights import indexed, top_weights, why_not_whole
 from modelvault.errors import EngineRefused
+from modelvault.formats.remote_code import is_code_alone
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_SYMLINKS_ON = {0x4D44, 0x2011BAB0}  # statfs(2): FAT, exFAT
 
 
@@ -58,8 +59,8 @@ class HubEngine(ABC):
     """Where the cache lies below the engine's directory, with a slash at the end."""
     refused: ClassVar[Mapping[str, str]]
     """Why quantizations that begin so cannot be loaded."""
-    no_gguf: str | None = None
-    """Why GGUF cannot be loaded, if so."""
+    takes_vllm_arguments = False
+    """Whether the recipe's flags for vLLM are for this engine."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         """Remember where to look."""
@@ -83,41 +84,74 @@ class HubEngine(ABC):
     # -- what ----------------------------------------------------------------------------------------------------------
 
     def accepts(self, model: Model) -> str | None:
-        """These engines take safetensors with a ``config.json``, in most quantizations."""
+        """These engines take safetensors with a ``config.json``, in most quantizations; and the code that such models need."""
         quantization = (model.traits.quantization or "").lower()
         for prefix, reason in self.refused.items():
             if quantization.startswith(prefix):
                 return f"it is quantized as {model.traits.quantization}: {reason}"
-        paths = {file.path for file in model.files}
-        if not any(path.endswith(".safetensors") for path in paths):
-            ggufs = [path for path in paths if path.lower().endswith(".gguf")]
-            if len(ggufs) == 1 or (ggufs and self.no_gguf):
-                return self.no_gguf
-            if ggufs:
-                return f"it has {len(ggufs)} GGUF files, and {self.title} takes one per model"
-            return f"{self.title} takes safetensors files, and this model has none"
-        if "config.json" not in paths:
-            return f"it has no config.json, without which {self.title} does not know its architecture"
+        if is_code_alone([file.path for file in model.files]):
+            return None
+        if top_weights(model):
+            known = self.knows_architecture(model)
+            unknown = f"it has no config.json, without which {self.title} does not know its architecture"
+            return why_not_whole(model) if known else unknown
+        if gguf_files(model):
+            return self.why_not_gguf(model)
+        if any(file.path.endswith(".safetensors") for file in model.files):
+            return f"its weights lie in folders, and {self.title} looks for them beside config.json"
+        return f"{self.title} takes safetensors files, and this model has none"
+
+    @abstractmethod
+    def why_not_gguf(self, model: Model) -> str | None:
+        """Give the reason why the engine cannot load a GGUF model; ``None`` if it can."""
+
+    def knows_architecture(self, model: Model) -> bool:
+        """Tell whether the file is there that says what the weights are."""
+        return any(file.path == "config.json" for file in model.files)
+
+    def plugin_for(self, model: Model) -> str | None:  # noqa: ARG002 (most engines need none)
+        """Name what has to be installed beside the engine for this model."""
         return None
 
-    def chosen(self, request: InstallRequest) -> tuple[FileSpec, ...]:
-        """Choose the files that the engine shall find: all, unless some would mislead it."""
-        return request.model.files
-
-    def arguments(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002 (most engines have none)
-        """Give what the engine should be started with for this model."""
+    def notes(self, request: InstallRequest) -> tuple[str, ...]:  # noqa: ARG002 (most engines have none)
+        """Say what else the user should know before the engine is started."""
         return ()
+
+    def chosen(self, request: InstallRequest) -> tuple[FileSpec, ...]:
+        """Choose the files that the engine shall find: all but a second copy of the weights, which vLLM would take for the only one.
+
+        Raises ``EngineRefused`` where weights that the index names are not there.
+        """
+        indexed(request)
+        doubles = {path for path in top_weights(request.model) if path.startswith("consolidated")}
+        if len(doubles) == len(top_weights(request.model)):
+            return request.model.files
+        return tuple(file for file in request.model.files if file.path not in doubles)
+
+    def arguments(self, request: InstallRequest) -> tuple[str, ...]:
+        """Give what the engine should be started with for this model."""
+        recipe = request.model.recipe
+        own = recipe.vllm_arguments if recipe and self.takes_vllm_arguments else ()
+        code = needed_code(request, self._layout(request).repository)
+        return (*own, ALLOW_CODE) if code.runs and ALLOW_CODE not in own else own
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:
+        """Name the repositories whose code the engine would look for in the same cache, and not find; with its files."""
+        layout, directory = self._layout(request), request.target.directory
+        others = needed_code(request, layout.repository).others
+        return {other: files for other, files in others.items() if not holds_code(directory, self.below, other, files)}
 
     def _layout(self, request: InstallRequest) -> CacheLayout:
         model = request.model
         if reason := self.accepts(model):
+            other = "ollama, --engine llamacpp=DIR" if gguf_files(model) else "ollama"
             raise EngineRefused(
-                f"{model.name}: {reason}", hint="install it with --engine ollama or --engine folder=DIR"
+                f"{model.name}: {reason}", hint=f"install it with --engine {other} or --engine folder=DIR"
             )
         from_hub = model.origin.repository if model.origin.kind == "hub" else None
         repository = check_repository(request.name or from_hub or model.name.hub_id)
         commit = model.origin.commit or ""
-        if not _COMMIT.fullmatch(commit):
+        if not COMMIT.fullmatch(commit):
             commit = request.stored.manifest.hex[:40]
         return CacheLayout(repository, commit, request.stored.manifest, self.below)
 
@@ -129,7 +163,7 @@ class HubEngine(ABC):
         """Say what would be written; nothing on disk changes."""
         layout, directory = self._layout(request), request.target.directory
         marker = self._read_marker(directory, layout)
-        placer = _placer(request, marker)
+        placer = placer_for(request, marker)
         symlinks = filesystem.file_system_type(directory) not in _NO_SYMLINKS_ON
         files: dict[Path, PlannedFile] = {}
         for entry in self._entries(request, layout, placer, hashed=False, symlinks=symlinks):
@@ -148,10 +182,18 @@ class HubEngine(ABC):
         files[path] = PlannedFile(
             path, Digest.of_bytes(layout.commit.encode()), len(layout.commit), kind, there=before == layout.commit
         )
-        warnings: tuple[str, ...] = ()
+        return InstallPlan(
+            self.name, directory, layout.repository, tuple(files.values()), self._warnings(request, layout, before)
+        )
+
+    def _warnings(self, request: InstallRequest, layout: CacheLayout, before: str | None) -> tuple[str, ...]:
+        warnings = []
         if before not in {None, layout.commit}:
-            warnings = (f"{layout.repository}: the cache's main branch moves from {before} to {layout.commit}",)
-        return InstallPlan(self.name, directory, layout.repository, tuple(files.values()), warnings)
+            warnings.append(f"{layout.repository}: the cache's main branch moves from {before} to {layout.commit}")
+        if plugin := self.plugin_for(request.model):
+            warnings.append(f"{request.model.name}: {self.title} loads it only with {plugin} installed")
+        warnings += self.notes(request)
+        return (*warnings, *code_warnings(request, needed_code(request, layout.repository), self.title))
 
     def _entries(
         self, request: InstallRequest, layout: CacheLayout, placer: Placer, *, hashed: bool, symlinks: bool
@@ -187,7 +229,7 @@ class HubEngine(ABC):
         placer.make_directories(directory)
         with refusals(directory), locked(directory):
             marker = self._read_marker(directory, layout)
-            placer = _placer(request, marker)
+            placer = placer_for(request, marker)
             placer.make_directories(directory / layout.folder)
             with placer.on(directory / layout.folder) as folder:
                 sweep(folder, below=True)
@@ -197,8 +239,8 @@ class HubEngine(ABC):
             before = read_reference(directory / layout.reference)
             intent = intend(request, layout, entries, marker, before)
             placer.write(directory / layout.marker, intent.encode())
-            entries = _bring_blobs(request, placer, entries)
-            entries = _bring_names(request, placer, layout, entries)
+            entries = bring_blobs(request, placer, entries)
+            entries = bring_names(request, placer, layout, entries)
             files = installed_files(entries, intent)
             reference = layout.commit.encode()
             if before != layout.commit:
@@ -216,11 +258,11 @@ class HubEngine(ABC):
                 str(request.stored.manifest),
                 layout.repository,
                 tuple(files),
-                arguments=self.arguments(request.model),
+                arguments=self.arguments(request),
             )
             previous = request.previous
             if previous and previous.installed_name == layout.repository and previous.manifest != record.manifest:
-                self._remove(previous)
+                remove(previous)
         return record
 
     def _read_marker(self, directory: Path, layout: CacheLayout) -> Marker | None:
@@ -230,7 +272,7 @@ class HubEngine(ABC):
     # -- later ---------------------------------------------------------------------------------------------------------
 
     def verify(self, record: InstallRecord, fresh: Mapping[str, Path] = NOTHING_FRESH) -> list[str]:
-        """Hash every blob once, look where every link points, and read ``refs/main``."""
+        """Hash every blob once, look where every link points, read ``refs/main``, and look for the code of other repositories."""
         directory = Path(record.directory)
         blobs = {file.digest: directory / file.path for file in record.files if "/blobs/" in file.path}
         problems = []
@@ -243,7 +285,7 @@ class HubEngine(ABC):
                 problem = check_file(path, file, fresh)
             if problem:
                 problems.append(problem)
-        return problems
+        return problems + lost_code(record, self.below)
 
     def uninstall(self, record: InstallRecord) -> Removal:
         """Remove ``refs/main`` (or give it back its commit), our names, and blobs that no snapshot uses.
@@ -254,118 +296,32 @@ class HubEngine(ABC):
         if not directory.is_dir():
             return Removal()
         with refusals(directory), locked(directory):
-            return self._remove(record)
-
-    def _remove(self, record: InstallRecord) -> Removal:
-        directory = Path(record.directory)
-        layout = layout_of(record)
-        folder = directory / layout.folder
-        marker = read_marker(directory / layout.marker)
-        recorded = {file.path: file.link for file in record.files}
-        # The marker lies where the engine's user can write: it may take files off the list, but put none on it.
-        kinds = {path: marker.files.get(path, LinkKind.PRESENT) for path in recorded} if marker else recorded
-        shared = hand_over(directory, layout, kinds)
-        ours = [file for file in record.files if kinds[file.path] != LinkKind.PRESENT and file.path not in shared]
-        removed, kept = [], []
-        if any(file.path == layout.reference for file in ours):
-            removed += _give_back_reference(directory, layout, marker)
-        blob_of = {file.digest: file for file in record.files if file.path.startswith(f"{layout.folder}/blobs/")}
-        for file in ours:
-            if not file.path.startswith(f"{layout.snapshot}/"):
-                continue
-            path = directory / file.path
-            if _is_edited(directory, file, blob_of.get(file.digest)):
-                kept.append(str(path))
-            elif remove_file(directory, file.path):
-                removed.append(str(path))
-            remove_empty(path.parent, folder / "snapshots")
-        used = {path.readlink().name for path in folder.glob("snapshots/**/*") if path.is_symlink()}
-        for file in ours:
-            if file.path.startswith(f"{layout.folder}/blobs/") and Path(file.path).name not in used:
-                removed += [str(directory / file.path)] if remove_file(directory, file.path) else []
-        if marker:
-            remove_file(directory, layout.marker)
-            removed.append(str(directory / layout.marker))
-        for name in ("refs", "snapshots", "blobs"):
-            remove_empty(folder / name, directory)
-        return Removal(tuple(removed), tuple(kept))
+            return remove(record)
 
     @abstractmethod
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the line that starts the engine with the model, offline and quiet."""
 
-    def cache_variable(self, record: InstallRecord) -> str:
-        """Give the setting, with a space before it, that leads the engine to the cache if it does not look there by itself."""
-        if str(self.default().directory) == record.directory:
-            return ""
-        return f" {'HF_HOME' if self.below else 'HF_HUB_CACHE'}={shlex.quote(record.directory)}"
+    def settings(self, record: InstallRecord) -> str:
+        """Give the variables, each with a space before it, that lead the engine to the cache, and its code to where it is copied.
+
+        The latter is where it is by default, named so that it is seen: for a service whose home is not its own it has to be another.
+        """
+        found = ""
+        if str(self.default().directory) != record.directory:
+            found = f" {'HF_HOME' if self.below else 'HF_HUB_CACHE'}={shlex.quote(record.directory)}"
+        return found + (MODULES if ALLOW_CODE in record.arguments else "")
 
 
-def _give_back_reference(directory: Path, layout: CacheLayout, marker: Marker | None) -> list[str]:
-    """Have ``main`` name the commit that it named before us, or nothing, unless it moved on since; give what was removed."""
-    path = directory / layout.reference
-    if read_reference(path) != layout.commit:
-        return []
-    before = marker.before if marker else None
-    # The marker could have been forged: only a commit is ever written for it.
-    if before and _COMMIT.fullmatch(before) and (directory / layout.folder / "snapshots" / before).is_dir():
-        caretaker = Caretaker.keeping(directory, layout.reference)
-        caretaker.write(path, before.encode(), via=directory / layout.folder)
-        return []
-    return [str(path)] if remove_file(directory, layout.reference) else []
+def gguf_path(record: InstallRecord) -> str | None:
+    """Give the path of the GGUF file that an engine is to load from a hub cache, if the model has one and no safetensors."""
+    names = [file.path for file in record.files if "/snapshots/" in file.path]
+    if any(name.endswith(".safetensors") for name in names):
+        return None
+    found = served_gguf(names)
+    return str(Path(record.directory, found)) if found else None
 
 
-def _is_edited(directory: Path, file: InstalledFile, blob: InstalledFile | None) -> bool:
-    """Whether a name in a snapshot no longer leads to what was installed."""
-    path = directory / file.path
-    if blob is None or not path.is_symlink():
-        return is_changed(path, file)
-    leads = str(path.readlink()) == os.path.relpath(blob.path, Path(file.path).parent)
-    return not leads or is_changed(directory / blob.path, blob)
-
-
-def _placer(request: InstallRequest, marker: Marker | None) -> Placer:
-    return Placer(request, claimed=marker.files if marker else None)
-
-
-def _bring_blobs(request: InstallRequest, placer: Placer, entries: Iterable[Entry]) -> list[Entry]:
-    brought: dict[str, LinkKind] = {}
-    done = []
-    for entry in entries:
-        if entry.direct or entry.blob_kind is not None:
-            done.append(entry)
-            continue
-        path = request.target.directory / entry.blob
-        if entry.blob not in brought:  # two files of a model may have the same content, hence the same blob
-            placer.make_directories(path.parent)
-            brought[entry.blob] = placer.bring(Wanted.of(request, entry.file), path)
-        done.append(replace(entry, blob_kind=brought[entry.blob]))
-    return done
-
-
-def _bring_names(request: InstallRequest, placer: Placer, layout: CacheLayout, entries: list[Entry]) -> list[Entry]:
-    """Fill the snapshot: beside the tree and renamed in if there is none yet, else file by file."""
-    folder, snapshot = request.target.directory / layout.folder, request.target.directory / layout.snapshot
-    if snapshot.is_dir():
-        return [_bring_name(request, placer, entry, (snapshot, folder)) for entry in entries]
-    with staging(folder) as fresh:
-        placer.make_directories(fresh)
-        done = [_bring_name(request, placer, entry, (fresh, folder)) for entry in entries]
-        placer.make_directories(snapshot.parent)
-        with placer.on(folder) as here, placer.on(snapshot.parent) as there:
-            (here / fresh.name).rename(there / snapshot.name)
-            fsio.fsync_directory(there)
-    return done
-
-
-def _bring_name(request: InstallRequest, placer: Placer, entry: Entry, places: tuple[Path, Path]) -> Entry:
-    """Give one file its name below ``places[0]``; ``places[1]`` is where temporary links may lie, out of the engine's sight."""
-    if entry.name_kind is not None:
-        return entry
-    root, via = places
-    path = root / entry.file.path
-    placer.make_directories(path.parent)
-    if entry.direct:
-        return replace(entry, name_kind=placer.bring(Wanted.of(request, entry.file), path))
-    placer.symlink(entry.target, path, via=via)
-    return replace(entry, name_kind=LinkKind.SYMLINK)
+def has_weights(record: InstallRecord) -> bool:
+    """Tell whether a record is of a model, and not of the code of one."""
+    return any(file.path.endswith((".safetensors", ".gguf")) for file in record.files)

@@ -1,16 +1,28 @@
 """llama.cpp: ``llama-server --models-dir DIR`` offers every directory in DIR that has a GGUF file.
 
-Of a directory's files (its subdirectories are not looked at) it takes the first shard, else the only other file, for the model,
-and the one with ``mmproj`` in its name for the projector (server-models.cpp, mid-2026).
+Of a directory's ``.gguf`` files (its subdirectories are not looked at) it takes the first shard, else the only other file, for the model,
+one with ``mmproj`` in its name for the projector, and one that begins with ``mtp-``, ``dspark-`` or ``dflash-`` for the draft model; it
+looks at upper and lower case (common/preset.cpp, release 11434).
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 
 from modelvault.artifact import FileSpec, Model
 from modelvault.engines.base import InstallRecord
-from modelvault.engines.gguf_parts import base_name, loaded_files, why_not_gguf
+from modelvault.engines.gguf_parts import (
+    base_name,
+    gguf_files,
+    is_draft,
+    is_projector,
+    loaded_files,
+    served_gguf,
+    why_not_gguf,
+)
 from modelvault.engines.plain_engine import PlainEngine
+
+_SPELLED = re.compile(r"mmproj|\.gguf$", re.IGNORECASE)
 
 
 class LlamaCppEngine(PlainEngine):
@@ -20,19 +32,27 @@ class LlamaCppEngine(PlainEngine):
 
     def accepts(self, model: Model) -> str | None:
         """One GGUF model, in one file or in all of its shards."""
-        return why_not_gguf(model, "llama.cpp")
+        if reason := why_not_gguf(model, "llama.cpp"):
+            return reason
+        first = loaded_files(model)[0]
+        return f"llama.cpp takes a file called {base_name(first)} for a draft model" if is_draft(first) else None
 
     def inside(self, model: Model) -> Mapping[str, FileSpec]:
         """The GGUF files side by side, whatever directories they had: shards are sought beside the first."""
-        return {base_name(file): file for file in loaded_files(model)}
+        drafts = [file for file in gguf_files(model) if is_draft(file)]
+        return {_spelled(file): file for file in (*loaded_files(model), *drafts[:1])}
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """The server for the whole directory, and a preset of the model, for those who want settings of its own."""
         serve = ["llama-server", "--offline", "--models-dir", record.directory]
-        first, *rest = sorted(self.paths(record), key=lambda path: "mmproj" in path.rpartition("/")[2].lower())
-        projector = next((path for path in rest if "mmproj" in path.rpartition("/")[2].lower()), None)
-        preset = ["version = 1", "", f"[{record.installed_name}]", f"model = {first}"]
-        if projector:
-            preset.append(f"mmproj = {projector}")
+        paths = self.paths(record)
+        preset = ["version = 1", "", f"[{record.installed_name}]", f"model = {served_gguf(paths)}"]
+        preset += [f"mmproj = {path}" for path in paths if "mmproj" in path.rpartition("/")[2]]
         write = shlex.join(["printf", "%s\\n", *preset])
         return [shlex.join(serve), f"{write} > models.ini; llama-server --offline --models-preset models.ini"]
+
+
+def _spelled(file: FileSpec) -> str:
+    """Give a file's name as the server knows it."""
+    name = base_name(file)
+    return _SPELLED.sub(lambda match: match[0].lower(), name) if is_projector(file) else name[:-5] + name[-5:].lower()

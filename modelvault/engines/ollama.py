@@ -64,6 +64,14 @@ class OllamaEngine:
         """Ollama serves one GGUF model, whole or in shards, with a projector and an adapter if there are."""
         return refusal(model)
 
+    def plugin_for(self, model: Model) -> str | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002
+        """Nothing: a GGUF file has no code."""
+        return {}
+
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name for ``ollama run``, spelled as the store has it."""
         return str(name_for(request))
@@ -257,7 +265,7 @@ class OllamaEngine:
                 removed.append(str(path))
         return removed
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``ollama run``, after a server that uses this directory if it is not the one that is found by itself."""
         target = self.detect() or self.default()
         run = shlex.join(["ollama", "run", record.installed_name])

@@ -51,6 +51,14 @@ class OllamaApiEngine:
         """Take what Ollama takes."""
         return refusal(model)
 
+    def plugin_for(self, model: Model) -> str | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002
+        """Nothing: a GGUF file has no code."""
+        return {}
+
     def installed_name(self, request: InstallRequest) -> str:
         """Give the name for ``ollama run``, spelled as the server has it."""
         return str(self._name(request, _client(request.target).models()))
@@ -162,7 +170,7 @@ class OllamaApiEngine:
         client.delete(record.installed_name)
         return Removal((record.installed_name,))
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """``ollama run``, told where the server is."""
         return [f"OLLAMA_HOST={shlex.quote(record.directory)} {shlex.join(['ollama', 'run', record.installed_name])}"]
 

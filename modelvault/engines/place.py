@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from typing import Self
 from modelvault import filesystem, fsio
 from modelvault.artifact import FileRole, FileSpec
 from modelvault.engines.base import InstallRequest, LinkKind, LinkMode, Owner
-from modelvault.engines.caretaker import Caretaker, resolve_owner
+from modelvault.engines.caretaker import Caretaker, readable, resolve_owner
 from modelvault.engines.checks import is_changed
 from modelvault.engines.ground import in_the_way, refusals, staging_name
 from modelvault.errors import DigestMismatch, EngineRefused
@@ -108,6 +109,12 @@ class Placer(Caretaker):
             hashed = hashed or wanted.file.role is not FileRole.WEIGHT
             if hashed and fsio.hash_file(path, self._request.on_bytes) != wanted.file.digest:
                 raise in_the_way(path, f"its content is not {wanted.file.digest}")
+            if not readable(status, self.owner):
+                raise EngineRefused(
+                    f"{path} is there, but the user that the engine's files belong to ({self.owner.uid}) may not read it",
+                    hint=f"let that user read it: chmod a+r {shlex.quote(str(path.resolve()))}",
+                    path=str(path),
+                )
             return LinkKind.PRESENT
 
     def standing(self, path: Path, wanted: Wanted, relative: str, *, hashed: bool) -> LinkKind | None:

@@ -19,9 +19,12 @@ from modelvault.engines.base import (
     Target,
 )
 from modelvault.engines.checks import check_files, is_changed, remove_empty
+from modelvault.engines.gguf_parts import gguf_files
 from modelvault.engines.ground import exchange, in_the_way, locked, refusals, remove_file, staging, sweep
 from modelvault.engines.marker import Marker, read_marker
 from modelvault.engines.place import Placer, Wanted
+from modelvault.engines.remote_code import code_warnings, needed_code
+from modelvault.engines.weights import indexed, why_not_whole
 from modelvault.errors import EngineRefused
 
 MARKER = ".modelvault.json"
@@ -59,6 +62,8 @@ class PlainEngine(ABC):
     """Where the models' directories lie below the engine's own, with a slash at the end."""
     keeps: frozenset[str] = frozenset()
     """Files of the user's that a new version of a model takes over."""
+    runs_code = False
+    """Whether the engine is built on transformers, and may run code that the model names."""
 
     # -- what adapters say ---------------------------------------------------------------------------------------------
 
@@ -71,11 +76,12 @@ class PlainEngine(ABC):
         return None
 
     def accepts(self, model: Model) -> str | None:
-        """Any model, unless one of its files has the name of our marker."""
-        return f"one of its files is called {MARKER}" if MARKER in self.inside(model) else None
+        """Any model that is whole, unless one of its files has the name of our marker."""
+        return f"one of its files is called {MARKER}" if MARKER in self.inside(model) else why_not_whole(model)
 
-    def check(self, request: InstallRequest) -> None:  # noqa: B027 (most engines have nothing to look for)
+    def check(self, request: InstallRequest) -> None:
         """Look into the files that are here. Raises ``EngineRefused`` for what the engine could not load."""
+        indexed(request)
 
     def inside(self, model: Model) -> Mapping[str, FileSpec]:
         """Name the files of the model's directory: all of them, unless the engine wants fewer or other names."""
@@ -85,12 +91,34 @@ class PlainEngine(ABC):
         """Name the files that the engine wants elsewhere, by path below its directory; ``name`` is the model's directory's."""
         return {}
 
-    def warnings(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002 (most engines have none)
-        """Say what the user should know before the engine is started."""
+    def arguments(self, request: InstallRequest) -> tuple[str, ...]:  # noqa: ARG002 (most engines have none)
+        """Give what the engine should be started with for this model."""
         return ()
 
+    def warnings(self, request: InstallRequest) -> tuple[str, ...]:
+        """Say what the user should know before the engine is started."""
+        plugin = self.plugin_for(request.model)
+        plugins = (f"{request.model.name}: {self.name} loads it only with {plugin} installed",) if plugin else ()
+        if not self.runs_code or gguf_files(request.model):
+            return plugins
+        needs = needed_code(request)
+        elsewhere = (
+            f"{request.model.name}: the code of {other} is looked for in the hub's cache, not here: install {other} with "
+            "--engine vllm, too, and start the engine with that HF_HUB_CACHE"
+            for other in needs.others
+        )
+        return (*plugins, *code_warnings(request, needs, "the engine"), *elsewhere)
+
+    def needs(self, request: InstallRequest) -> Mapping[str, tuple[str, ...]]:  # noqa: ARG002
+        """Nothing: such a directory holds one model, and what lies elsewhere is not for us to place."""
+        return {}
+
+    def plugin_for(self, model: Model) -> str | None:  # noqa: ARG002
+        """Nothing."""
+        return None
+
     @abstractmethod
-    def next_steps(self, record: InstallRecord) -> list[str]:
+    def recipe(self, record: InstallRecord) -> list[str]:
         """Give the shell lines that start the engine with the model."""
 
     # -- planning ------------------------------------------------------------------------------------------------------
@@ -131,7 +159,7 @@ class PlainEngine(ABC):
         if len(standing.found) < len(files):
             data = _marker(request, slots, kinds).encode()
             files.append(PlannedFile(root / MARKER, Digest.of_bytes(data), len(data), LinkKind.WRITE))
-        return InstallPlan(self.name, directory, root.name, tuple(files), self.warnings(request.model))
+        return InstallPlan(self.name, directory, root.name, tuple(files), self.warnings(request))
 
     def _root(self, request: InstallRequest) -> Path:
         if reason := self.accepts(request.model):
@@ -211,6 +239,7 @@ class PlainEngine(ABC):
             files=tuple(
                 InstalledFile(slot.path, str(slot.file.digest), slot.file.size, kinds[slot.path]) for slot in slots
             ),
+            arguments=self.arguments(request),
         )
 
     def _fill(

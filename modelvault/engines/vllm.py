@@ -1,14 +1,19 @@
-"""vLLM: with ``HF_HUB_OFFLINE=1`` it loads by repository name from the hub's cache."""
+"""vLLM: with ``HF_HUB_OFFLINE=1`` it loads by repository name from the hub's cache, and GGUF by the path of its file there."""
 
-import shlex
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from modelvault.artifact import Model
 from modelvault.engines.base import InstallRecord, Target
-from modelvault.engines.hub_engine import HubEngine
+from modelvault.engines.gguf_parts import is_projector, loaded_files, why_not_gguf
+from modelvault.engines.hub_cache import layout_of
+from modelvault.engines.hub_engine import HubEngine, gguf_path, has_weights
+from modelvault.engines.vllm_command import serve
+from modelvault.engines.weights import top_weights
+from modelvault.formats.names import has_tokenizer
 
-_QUIET = "HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1"
 _NO_BITSANDBYTES = "vLLM needs the bitsandbytes package for it, which this version does not carry"
+_PLUGIN = "vllm-gguf-plugin"
 
 
 class VllmEngine(HubEngine):
@@ -16,7 +21,7 @@ class VllmEngine(HubEngine):
 
     name = "vllm"
     title = "vLLM"
-    no_gguf = "vLLM loads GGUF only through a plugin and by path"
+    takes_vllm_arguments = True
     refused: ClassVar = {
         "exl2": "vLLM cannot load EXL2",
         "exl3": "vLLM cannot load EXL3",
@@ -29,11 +34,47 @@ class VllmEngine(HubEngine):
         target = self.default()
         return target if target.directory.is_dir() or self._around.program("vllm") else None
 
-    def arguments(self, model: Model) -> tuple[str, ...]:
-        """The recipe's flags for ``vllm serve``."""
-        return model.recipe.vllm_arguments if model.recipe else ()
+    def why_not_gguf(self, model: Model) -> str | None:
+        """The plugin (0.0.5) reads configuration and tokenizer from files: those in the GGUF file do not do. And it reads one file.
 
-    def next_steps(self, record: InstallRecord) -> list[str]:
-        """``vllm serve`` by repository name, offline and quiet."""
-        serve = shlex.join(["vllm", "serve", record.installed_name, *record.arguments])
-        return [f"{_QUIET}{self.cache_variable(record)} {serve}"]
+        Of a split model it looks for the output layer in every part, ties it to the embedding where one lacks it, and answers with rubbish.
+        """
+        if reason := why_not_gguf(model, "vLLM"):
+            return reason
+        if sum(not is_projector(file) for file in loaded_files(model)) > 1:
+            return f"{_PLUGIN} takes the output layer of a split GGUF for a missing one, and answers with rubbish: join the parts, with `llama-gguf-split --merge`"
+        names = [file.path for file in model.files if "/" not in file.path]
+        missing = [
+            *([] if "config.json" in names else ["config.json"]),
+            *([] if has_tokenizer(names) else ["tokenizer"]),
+        ]
+        if not missing:
+            return None
+        return (
+            f"vLLM loads GGUF through {_PLUGIN}, with the original model's config.json and tokenizer beside it, and this "
+            f"model has no {' and no '.join(missing)}: put them into one folder with the GGUF file, and `modelvault add` that"
+        )
+
+    def knows_architecture(self, model: Model) -> bool:
+        """A ``config.json``; or Mistral's own layout, ``params.json`` with ``consolidated`` weights."""
+        native = any(file.path == "params.json" for file in model.files) and all(
+            path.startswith("consolidated") for path in top_weights(model)
+        )
+        return native or super().knows_architecture(model)
+
+    def plugin_for(self, model: Model) -> str | None:
+        """GGUF is loaded by a package of its own."""
+        return _PLUGIN if loaded_files(model) and not top_weights(model) else None
+
+    def recipe(self, record: InstallRecord) -> list[str]:
+        """``vllm serve`` by repository name, or by the path of the GGUF file, offline and quiet."""
+        gguf = gguf_path(record)
+        if gguf is None:
+            return (
+                [serve(record.installed_name, record.arguments, self.settings(record))] if has_weights(record) else []
+            )
+        arguments = ["--served-model-name", record.installed_name, *record.arguments]
+        snapshot = PurePosixPath(record.directory, layout_of(record).snapshot)
+        if PurePosixPath(gguf).parent != snapshot:
+            arguments += ["--hf-config-path", str(snapshot)]
+        return [serve(gguf, arguments, self.settings(record))]

@@ -19,13 +19,18 @@ def parse_object(data: bytes, name: str, rule: str) -> dict[str, Any]:
 
 def read_object(path: Path, name: str, *, rule: str, limit: int) -> dict[str, Any]:
     """Read and decode a whole JSON file of at most ``limit`` bytes. Raises ``InvalidModelFile`` and ``OSError``."""
+    return parse_object(read_document(path, name, rule=rule, limit=limit), name, rule)
+
+
+def read_document(path: Path, name: str, *, rule: str, limit: int) -> bytes:
+    """Read a whole small file of at most ``limit`` bytes. Raises ``InvalidModelFile`` and ``OSError``."""
     with open_file(path, name) as (file, size):
         if size > limit:
             raise InvalidModelFile(name, rule, f"has {size:,} bytes, more than the {limit:,} that are allowed")
         data = read_all(file.read, size)
     refuse_empty(data, name)
     refuse_impostors(data[:1024], name)
-    return parse_object(data, name, rule)
+    return data
 
 
 def read_all(read: Any, length: int) -> bytes:

@@ -1,66 +1,13 @@
 """What can be said of a model from the names of its files alone, before any byte is pulled."""
 
-import fnmatch
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from modelvault.errors import InvalidModelFile
+from modelvault.formats.names import CONFIGS, has_tokenizer
+from modelvault.formats.remote_code import is_code_alone
+from modelvault.formats.shards import shard_sets
 from modelvault.inspect.source import PICKLE_SUFFIXES, pickle_refused
-
-_SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.gguf|\.safetensors)", re.DOTALL)
-
-_CONFIGS = ("config.json", "params.json", "adapter_config.json")
-_TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model*",
-    "tokenizer_model*",
-    "tekken.json",
-    "*.tiktoken",
-    "tiktoken.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece*.model",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSet:
-    """A set ``<prefix>-00001-of-0000N<suffix>``, with the numbers that are there."""
-
-    prefix: str
-    suffix: str
-    total: int
-    numbers: tuple[int, ...]
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """The numbers that should be there and are not."""
-        return tuple(sorted(set(range(1, self.total + 1)) - set(self.numbers)))
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The files that are there, in order."""
-        return tuple(self.file(number) for number in self.numbers)
-
-    def file(self, number: int) -> str:
-        """Give the name of one shard."""
-        return f"{self.prefix}-{number:05d}-of-{self.total:05d}{self.suffix}"
-
-
-def shard_sets(paths: Iterable[str]) -> list[ShardSet]:
-    """Find the sets of shards among files. Raises ``InvalidModelFile`` (``shard-number``) for shard 0 or 4 of 3."""
-    found: dict[tuple[str, str, int], list[int]] = {}
-    for path in sorted(paths):
-        if match := _SHARD.fullmatch(path):
-            number, total = int(match["number"]), int(match["total"])
-            if not 1 <= number <= total:
-                raise InvalidModelFile(path, "shard-number", f"is called shard {number} of {total}")
-            found.setdefault((match["prefix"], match["suffix"], total), []).append(number)
-    return [ShardSet(prefix, suffix, total, tuple(numbers)) for (prefix, suffix, total), numbers in found.items()]
 
 
 def check_shards(paths: Iterable[str]) -> None:
@@ -89,7 +36,7 @@ def top_level(paths: Iterable[str]) -> Iterator[str]:
 
 
 def check_listing(paths: Sequence[str], *, allow_pickle: bool) -> None:
-    """Judge a model by the names of its files, before any byte is pulled.
+    """Judge a model by the names of its files, before any byte is pulled. Code that other models need may come without weights.
 
     Raises ``PolicyRefused`` that names pickle files unless ``allow_pickle``; ``InvalidModelFile`` with the rule ``no-weights``,
     ``missing-shard``, ``shard-number``, ``missing-config`` or ``missing-tokenizer``.
@@ -99,12 +46,13 @@ def check_listing(paths: Sequence[str], *, allow_pickle: bool) -> None:
         raise pickle_refused(pickles)
     safetensors = with_suffix(paths, ".safetensors")
     ggufs = with_suffix(paths, ".gguf")
-    if not safetensors and not ggufs and not pickles:
+    if not safetensors and not ggufs and not pickles and not is_code_alone(paths):
         raise InvalidModelFile(
             "the model",
             "no-weights",
             f"none of its {len(paths)} files holds weights that an engine loads (.gguf, .safetensors)",
-            hint="check the repository, and --include and --exclude if you gave them",
+            hint="check the repository, and --include and --exclude if you gave them; "
+            "code that another model needs is taken without the rest: --include '*.py'",
         )
     check_shards(paths)
     if list(top_level(safetensors)):
@@ -114,12 +62,12 @@ def check_listing(paths: Sequence[str], *, allow_pickle: bool) -> None:
 def _check_companions(names: set[str]) -> None:
     """A safetensors repository needs its configuration and tokenizer; an adapter has those of its base model."""
     hint = "pull the whole repository, or fetch the file from the model's base repository"
-    if not names & set(_CONFIGS):
+    if not names & set(CONFIGS):
         raise InvalidModelFile(
             "config.json", "missing-config", "is missing: no engine loads safetensors without it", hint=hint
         )
     adapter = "adapter_config.json" in names and "config.json" not in names
-    if not adapter and not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in _TOKENIZERS):
+    if not adapter and not has_tokenizer(names):
         raise InvalidModelFile(
             "tokenizer.json", "missing-tokenizer", "is missing, and so is any other tokenizer", hint=hint
         )

@@ -1,6 +1,7 @@
 """Checks on a model as a whole: what its files say about one another."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,20 @@ from typing import Any
 from modelvault.artifact import FileReport, TensorInfo, Traits
 from modelvault.errors import InvalidModelFile
 from modelvault.formats.gguf import MAX_CONTEXT, GgufHeader
-from modelvault.inspect.documents import read_object, section
+from modelvault.formats.remote_code import (
+    CODE_FORMAT,
+    CODE_MAPS,
+    MAX_CODE_MAP,
+    CodeReference,
+    code_needs,
+    is_code_alone,
+    read_code_map,
+    shorten,
+)
+from modelvault.formats.shards import shard_sets
+from modelvault.inspect.documents import read_document, read_object, section
 from modelvault.inspect.gguf import read_gguf
-from modelvault.inspect.listing import check_listing, shard_sets, top_level, with_suffix
+from modelvault.inspect.listing import check_listing, top_level, with_suffix
 from modelvault.inspect.quantization import Quantization, check_tensors, count_parameters, read_quantization
 from modelvault.inspect.safetensors import SafetensorsHeader, read_safetensors
 from modelvault.inspect.source import is_pickle, pickle_refused, read_head, refuse_empty, refuse_impostors
@@ -25,6 +37,7 @@ CONFIG = "config.json"
 _CONFIG_RULE = "config-json"
 _INDEX_SUFFIX = ".safetensors.index.json"
 _CONSOLIDATED = "consolidated.safetensors"
+_SINGLE = "model.safetensors"
 # Files beside config.json in which vLLM looks for a quantization: the name, and the method that it implies.
 _QUANTIZATION_FILES = {"quant_config.json": "awq", "quantize_config.json": "gptq", "hf_quant_config.json": "modelopt"}
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
@@ -62,17 +75,21 @@ def inspect_file(path: Path, *, name: str | None = None) -> FileReport:
     )
 
 
-def inspect_model(files: Mapping[str, Path], *, allow_pickle: bool = False) -> ModelReport:
+def inspect_model(
+    files: Mapping[str, Path], *, allow_pickle: bool = False, repository: str | None = None
+) -> ModelReport:
     """Check all files of a model, and the model as a whole; ``files`` maps paths within the model to where the bytes lie.
 
-    Raises ``InvalidModelFile`` with the rule that failed, ``PolicyRefused`` for pickles by name or by content, ``OSError``.
+    ``repository`` is where they come from, if that is known: code in it is not another repository's. Raises ``InvalidModelFile`` with the rule that failed, ``PolicyRefused`` for pickles by name or by content, ``OSError``.
     """
     check_listing(list(files), allow_pickle=allow_pickle)
     _look_at_all(files, allow_pickle=allow_pickle)
     ggufs = {path: read_gguf(files[path], name=path) for path in with_suffix(files, ".gguf")}
     tensors = {path: read_safetensors(files[path], name=path) for path in with_suffix(files, ".safetensors")}
     warnings: list[str] = []
-    if any(top_level(tensors)):
+    if is_code_alone(list(files)):
+        traits = Traits(CODE_FORMAT)
+    elif any(top_level(tensors)):
         traits, warnings = _safetensors_traits(files, {path: tensors[path] for path in top_level(tensors)})
     elif ggufs:
         traits = _gguf_traits(ggufs)
@@ -83,6 +100,7 @@ def inspect_model(files: Mapping[str, Path], *, allow_pickle: bool = False) -> M
         traits = Traits("pickle")
     reports = {path: header.report() for path, header in (ggufs | tensors).items()}
     _check_split_totals(ggufs)
+    warnings += _code(files, repository)
     warnings += [f"{path}: {warning}" for path, report in reports.items() for warning in report.warnings]
     return ModelReport(traits, reports, tuple(warnings))
 
@@ -149,7 +167,12 @@ def _safetensors_traits(
     check_tensors(tensors, quantization, CONFIG)
     if quantization:
         warnings += quantization.warnings
-    warnings += [*_code(config), *_holes(tensors, config)]
+    holes = list(_holes(tensors, config))
+    # A single file of the usual name is whole: then the architecture has layers without tensors of their own.
+    if holes and quantization and not indexed and list(loaded) != [_SINGLE]:
+        hint = "pull the whole repository: vLLM loads what is left of a quantized model without a word, and answers with rubbish"
+        raise InvalidModelFile(CONFIG, "missing-layers", holes[0], hint=hint)
+    warnings += holes
     traits = Traits(
         "safetensors",
         _architecture(config),
@@ -232,21 +255,27 @@ def _dominant_type(tensors: Mapping[str, TensorInfo]) -> str | None:
     return max(sizes, key=lambda name: sizes[name]) if sizes else None
 
 
-def _code(config: Mapping[str, Any]) -> Iterator[str]:
-    """Warn of code that the model needs to be run."""
-    mapping = config.get("auto_map")
-    if not mapping:
-        return
-    named = [text for value in (mapping.values() if isinstance(mapping, dict) else []) for text in _strings(value)]
-    others = sorted({text.partition("--")[0] for text in named if "--" in text})
-    yield (
-        "config.json has an auto_map: engines load it only with remote code allowed (--trust-remote-code)"
-        + (f", from {', '.join(others)[:200]}, which must be pulled as well" if others else "")
-    )
-
-
-def _strings(value: Any) -> list[str]:
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+def _code(files: Mapping[str, Path], repository: str | None) -> Iterator[str]:
+    """Warn of code that the model needs to be run. Raises ``InvalidModelFile``."""
+    references: list[CodeReference] = []
+    for name in CODE_MAPS:
+        if name not in files:
+            continue
+        try:
+            references += read_code_map(read_document(files[name], name, rule=_CONFIG_RULE, limit=MAX_CODE_MAP))
+        except ValueError as error:
+            raise InvalidModelFile(name, _CONFIG_RULE, str(error)) from error
+    needs = code_needs(references, files, repository)
+    if needs.own:
+        yield (
+            f"it comes with code ({shorten(needs.own)}), which engines run only where that is allowed "
+            "(--trust-remote-code): read it first"
+        )
+    if needs.lacking:
+        yield f"it names code that is not there ({shorten(needs.lacking)}): engines load it only if they can do without"
+    for other in needs.others:
+        command = shlex.join(["modelvault", "pull", other, "--include", "*.py"])
+        yield f"it needs code from another repository, {other}, which has to come along: `{command}`"
 
 
 def _holes(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Iterator[str]:

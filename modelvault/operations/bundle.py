@@ -32,6 +32,7 @@ from modelvault.operations.drives import (
     warnings,
 )
 from modelvault.operations.keys import make_key
+from modelvault.operations.needed_code import left_behind
 from modelvault.operations.sequences import choose_sequence, reserve_sequence
 from modelvault.operations.summaries import bundle_model
 from modelvault.progress import Progress
@@ -197,8 +198,12 @@ def _result(vault: Vault, request: BundleRequest, index: Index, written: Written
         drives=drive_results(written),
         restore_sha256=hashlib.sha256(restore_script()).hexdigest(),
         public_key_sha256=hashlib.sha256(signer.public_pem).hexdigest(),
-        warnings=(*warnings(vault, request.to), *drive_warnings(written)),
+        warnings=(*warnings(vault, request.to), *drive_warnings(written), *_left_behind(vault, index)),
     )
+
+
+def _left_behind(vault: Vault, index: Index) -> tuple[str, ...]:
+    return () if index.patches else tuple(left_behind(vault, [entry.stored for entry in index.models]))
 
 
 def _index(vault: Vault, request: BundleRequest, contents: Contents, sequence: int) -> Index:
@@ -307,7 +312,7 @@ def _plan(
         key=signer.name if signer else None,
         resumes=resumes,
         there_already=there_already,
-        warnings=planned.warnings,
+        warnings=(*planned.warnings, *_left_behind(vault, index)),
         drives=planned.drives,
         seconds=planned.seconds,
         left_out=sum(blob.size for blob in index.base),

@@ -9,10 +9,11 @@ from modelvault.artifact import Digest, ModelName
 from modelvault.bundle.index import ModelEntry
 from modelvault.bundle.receive import Received
 from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
+from modelvault.formats.remote_code import CODE_FORMAT
 from modelvault.operations.delivery import VolumesWanted, gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
-from modelvault.operations.install import Placement, Step, do_step, plan_step
+from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
 from modelvault.operations.papers import require_place
 from modelvault.operations.placing import Job, jobs_for
 from modelvault.operations.publishing import is_published
@@ -174,15 +175,17 @@ def _import(vault: Vault, job: Job) -> _Done:
     with intake(vault, order) as staging:
         missing = order.missing(vault)
         received, refused = _receive(vault, order, staging, missing)
-        outcomes = []
-        for entry in order.entries:
+        outcomes = {}
+        # Code first: models bring what they need of it along, and it would then count as installed before this import.
+        for entry in sorted(order.entries, key=lambda entry: entry.stored.model.traits.format != CODE_FORMAT):
             summary = _summary(entry, missing, received)
             if entry.name in refused:
-                outcomes.append(_refused(summary, refused[entry.name]))
+                outcomes[entry.name] = _refused(summary, refused[entry.name])
             else:
-                outcomes.append(_install(vault, entry, summary, job, received.blobs.keys()))
+                outcomes[entry.name] = _install(vault, entry, summary, job, received.blobs.keys())
         to_come = volumes_to_come(vault, order, order.missing(vault))
-    return _Done(tuple(outcomes), received.resumed, received.read, to_come=to_come)
+    ordered = tuple(outcomes[entry.name] for entry in order.entries)
+    return _Done(ordered, received.resumed, received.read, to_come=to_come)
 
 
 def _receive(
@@ -280,10 +283,12 @@ def _plan(vault: Vault, job: Job) -> _Done:
 
 def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) -> _Outcome:
     steps: list[EngineStep] = []
+    coming = [other.stored for other in job.order.entries]
     try:
         with in_words():
             for target in job.targets(entry):
-                steps.append(plan_step(vault, Step(entry.stored, target, job.placement)))  # noqa: PERF401 (those before an error count)
+                for step in with_needed_code(vault, Step(entry.stored, target, job.placement), coming):
+                    steps.append(plan_step(vault, step))  # noqa: PERF401 (those before an error count)
     except ModelvaultError as error:
         return _Outcome(_because(_received(summary), error), tuple(steps), error)
     return _Outcome(_received(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))
@@ -299,14 +304,12 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fr
                     f"{entry.name} was replaced in the vault by another import meanwhile: that one is installed, not this",
                     hint="`modelvault show MODEL` says what the vault holds, and where it is installed",
                 )
-            targets = job.targets(entry)
             problems = []
-            for target in targets:
+            for target in job.targets(entry):
                 try:
                     with in_words():
-                        steps.append(
-                            do_step(vault, Step(entry.stored, target, job.placement, fresh), job.order.progress)
-                        )
+                        for step in with_needed_code(vault, Step(entry.stored, target, job.placement, fresh)):
+                            steps.append(do_step(vault, step, job.order.progress))  # noqa: PERF401 (those before an error count)
                 except ModelvaultError as error:  # one engine that cannot take it keeps it from no other
                     problems.append(error)
             if problems:

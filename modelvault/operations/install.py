@@ -23,6 +23,7 @@ from modelvault.errors import EngineRefused, ModelvaultError, PartlyDone, UsageP
 from modelvault.eventlog import MAX_LINE
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
+from modelvault.operations.needed_code import code_alone, find_code
 from modelvault.operations.summaries import install_line
 from modelvault.progress import Progress
 from modelvault.results.installs import EngineStep, InstallResult
@@ -69,8 +70,12 @@ class Placement:
         )
 
     def takers(self, model: Model) -> tuple[Target, ...]:
-        """Choose the targets whose engines can serve a model."""
-        return tuple(target for target in self.targets if self.adapters[target.engine].accepts(model) is None)
+        """Choose the targets whose engines can serve a model; unless they were named, rather those that need no plugin for it."""
+        fitting = tuple(target for target in self.targets if self.adapters[target.engine].accepts(model) is None)
+        if self.named:
+            return fitting
+        plain = tuple(target for target in fitting if self.adapters[target.engine].plugin_for(model) is None)
+        return plain or fitting
 
     def why_none(self, model: Model) -> str:
         """Say which engines there are, and why none of them takes a model."""
@@ -117,13 +122,14 @@ def install(
     """
     with vault.holding():
         stored = vault.model(name)
-        steps = [Step(stored, target, placement) for target in targets_for(stored.model, placement)]
+        targets = targets_for(stored.model, placement)
         done: list[EngineStep] = []
         problems: list[ModelvaultError] = []
-        for step in steps:
+        for target in targets:
             try:
                 with in_words():
-                    done.append(plan_step(vault, step) if dry_run else do_step(vault, step, progress))
+                    for step in with_needed_code(vault, Step(stored, target, placement)):
+                        done.append(plan_step(vault, step) if dry_run else do_step(vault, step, progress))  # noqa: PERF401
             except ModelvaultError as error:  # one engine that cannot take it keeps it from no other
                 problems.append(error)
     warnings = [warning for step in done for warning in step.warnings]
@@ -134,7 +140,7 @@ def install(
         raise problems[0]
     if problems:
         raise PartlyDone(
-            f"{name} did not get into {len(problems)} of {len(steps)} engines: {problems[0].message}",
+            f"{name} did not get into {len(problems)} of {len(targets)} engines: {problems[0].message}",
             hint=problems[0].hint,
             result=result,
             failed=[error.message for error in problems],
@@ -150,6 +156,26 @@ class Step:
     target: Target
     placement: Placement
     fresh: Collection[Digest] = ()
+
+
+def with_needed_code(vault: Vault, step: Step, coming: Sequence[StoredModel] = ()) -> tuple[Step, ...]:
+    """Give a step with those before it that bring the code of other repositories, as far as the engine would not find it.
+
+    ``coming`` are models that will be in the vault by the time of the install. Raises ``EngineRefused`` for code that is nowhere.
+    """
+    adapter = step.placement.adapters[step.target.engine]
+    needs = adapter.needs(_request(vault, adapter, step))
+    here = {
+        row.model for row in vault.installs() if (row.engine, row.directory) == (step.target.engine, step.target.place)
+    }
+    placement = replace(step.placement, name=None, modelfile=None)
+    before = []
+    for repository, files in needs.items():
+        stored = find_code(vault, repository, files, coming)
+        # A model that was installed there as a whole is repaired as a whole, or its record would lose files.
+        brought = stored if stored.model.name.text in here else code_alone(stored)
+        before.append(Step(brought, step.target, placement, step.fresh))
+    return (*before, step)
 
 
 def plan_step(vault: Vault, step: Step) -> EngineStep:
@@ -180,7 +206,7 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
         )
     links = {step.target.directory / file.path: file.link for file in record.files}
     plan = replace(plan, files=tuple(replace(file, link=links.get(file.path, file.link)) for file in plan.files))
-    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.next_steps(record)))
+    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.recipe(record)))
     if not done.already or record != request.previous:
         vault.record("install", record.to_json())
     return done

@@ -318,7 +318,7 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         _check_in_vault(vault, job)
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
-        report = inspect_model(paths, allow_pickle=options.allow_pickle)
+        report = inspect_model(paths, allow_pickle=options.allow_pickle, repository=job.snapshot.repository)
         digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
         if job.target.pin is not None:
             check_pinned(job.target.pin, digests)

@@ -12,8 +12,8 @@ from modelvault.fit.shape import Shape
 from modelvault.fit.transformers_shape import transformers_shape
 from modelvault.formats.cursor import Readable
 from modelvault.formats.gguf import read_gguf_header
+from modelvault.formats.shards import shard_sets
 from modelvault.inspect.documents import parse_object, read_all
-from modelvault.inspect.listing import shard_sets
 from modelvault.inspect.quantization import read_quantization
 from modelvault.inspect.safetensors import read_safetensors_header
 from modelvault.progress import Progress

@@ -201,7 +201,7 @@ def _how_to_reach(record: InstallRecord, options: SmokeOptions) -> str:
     if options.url or record.remote:
         return "is the server running, and does it listen there?"
     adapter = engines().get(record.engine)
-    steps = adapter.next_steps(record) if adapter else []
+    steps = adapter.recipe(record) if adapter else []
     start = f"start the server: `{steps[0]}`; " if steps and record.engine != "ollama" else "start the server; "
     itself = "or have it started: --start; " if kind_of(record).program else ""
     return f"{start}{itself}one that listens elsewhere is named with --url"

@@ -42,6 +42,7 @@ def install(case: Case, content: Mapping[str, bytes], quantization: str | None =
         ("llamacpp", {"a-Q4_K_M.gguf": b"1", "a-Q8_0.gguf": b"2"}, None, "2 models"),
         ("llamacpp", {"a-00001-of-00002.gguf": b"1"}, None, "1 are not here"),
         ("llamacpp", {"mmproj-F16.gguf": b"1"}, None, "without the model"),
+        ("llamacpp", {"mtp-a.gguf": b"1"}, None, "for a draft model"),
         ("textgen", {"a-Q4_K_M.gguf": b"1", "a-Q8_0.gguf": b"2"}, None, "text-generation-webui takes one"),
         ("textgen", EXLLAMA, "exl2 4.0bpw", "no longer loads EXL2"),
         ("textgen", {"model.safetensors": b"x"}, None, "no config.json"),
@@ -56,7 +57,18 @@ def install(case: Case, content: Mapping[str, bytes], quantization: str | None =
         ("tgi", {"a.gguf": b"1"}, None, "only GGUF"),
         ("tgi", {"model.safetensors": b"x", "config.json": CONFIG}, "exl3", "EXL3"),
         ("tgi", EXLLAMA | {"model.safetensors.index.json": b"[]"}, None, "lists no weights"),
-        ("sglang", {"a.gguf": b"1", "b.gguf": b"2"}, None, "takes one per model"),
+        ("tgi", EXLLAMA | {"training-x.safetensors": b"1"}, None, "passes over a file called training-x"),
+        ("tgi", EXLLAMA, "hqq 4-bit", "as unquantized"),
+        (
+            "tgi",
+            EXLLAMA | {"model.safetensors.index.json": b'{"weight_map": {"a": "b.safetensors"}}'},
+            None,
+            "not here",
+        ),
+        ("sglang", {"a.gguf": b"1", "b.gguf": b"2"}, None, "SGLang takes one"),
+        ("sglang", {f"a-0000{number}-of-00002.gguf": b"%d" % number for number in (1, 2)}, None, "takes one per model"),
+        ("sglang", {"a-00001-of-00002.gguf": b"1"}, None, "1 are not here"),
+        ("tabbyapi", {"model-00001-of-00002.safetensors": b"x"} | EXLLAMA, "exl3", "1 are not here"),
         ("sglang", EXLLAMA, "exl2", "EXL2"),
     ],
 )
@@ -76,10 +88,47 @@ def test_shards_lie_side_by_side_for_llama_cpp(make: Make) -> None:
     record = install(case, SHARDS | {"mmproj-BF16.gguf": b"low", "mmproj-F16.gguf": b"projector", "config.json": b"{}"})
     names = [*(Path(path).name for path in SHARDS), "mmproj-F16.gguf"]
     assert [file.path for file in record.files] == [f"org--tiny/{name}" for name in names]
-    serve, preset = case.engine.next_steps(record)
+    serve, preset = case.engine.recipe(record)
     assert serve == f"llama-server --offline --models-dir {case.directory}"
     assert f"model = {case.directory}/org--tiny/{names[0]}" in preset
     assert f"mmproj = {case.directory}/org--tiny/mmproj-F16.gguf" in preset
+
+
+def test_llama_cpp_looks_at_upper_and_lower_case(make: Make) -> None:
+    """``llama-server`` would not see ``TINY.GGUF``, and take ``MMPROJ`` for the model; a draft model is found beside it by its name."""
+    case = make("llamacpp")
+    record = install(case, {"TINY.GGUF": b"1", "MMProj-F16.GGUF": b"2", "mtp-TINY.gguf": b"3", "lora-x.gguf": b"4"})
+    assert {Path(file.path).name for file in record.files} == {"TINY.gguf", "mmproj-F16.gguf", "mtp-TINY.gguf"}
+    _, preset = case.engine.recipe(record)
+    assert f"model = {case.directory}/org--tiny/TINY.gguf" in preset
+
+
+def test_textgen_needs_packages_for_some(make: Make) -> None:
+    """Its own requirements hold nothing that loads AWQ: offline, that is found out too late. It runs a model's code if it is told to."""
+    case = make("textgen")
+    (warning,) = case.engine.plan(case.request(model(case, EXLLAMA, "AWQ 4-bit g128"))).warnings
+    assert "only with gptqmodel installed" in warning
+    code = EXLLAMA | {"config.json": b'{"auto_map": {"AutoModel": "modeling.Model"}}', "modeling.py": b""}
+    (line,) = case.engine.recipe(install(case, code))
+    assert line.endswith("--model org--tiny --trust-remote-code")
+    assert case.engine.recipe(install(make("tabbyapi"), code | {"config.json": CONFIG}, "exl3"))
+
+
+@pytest.mark.parametrize(
+    ("more", "warns"),
+    [
+        ({}, False),
+        ({"chat_template.jinja": b"x"}, True),
+        ({"chat_template.jinja": b"x", "tokenizer_config.json": b"{}"}, True),
+        ({"chat_template.jinja": b"x", "tokenizer_config.json": b'{"chat_template": "x"}'}, False),
+        ({"chat_template.jinja": b"x", "chat_template.json": b"{}"}, False),
+    ],
+)
+def test_tgi_reads_templates_elsewhere(make: Make, more: dict[str, bytes], *, warns: bool) -> None:
+    """Newer repositories have the template in a file that TGI does not know: chats are refused then."""
+    case = make("tgi")
+    warnings = case.engine.plan(case.request(model(case, EXLLAMA | more))).warnings
+    assert [("chat_template.jinja" in warning) for warning in warnings] == [True] * warns
 
 
 def test_textgen_has_projectors_elsewhere(make: Make) -> None:
@@ -89,7 +138,7 @@ def test_textgen_has_projectors_elsewhere(make: Make) -> None:
     record = install(case, content)
     projector = case.directory / "mmproj/org--tiny--mmproj-F16.gguf"
     assert projector.read_bytes() == b"projector"
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     assert step.endswith(f"--model-dir {case.directory}/models --model org--tiny/tiny.gguf --mmproj {projector}")
     plain = model(case, {"tiny.gguf": b"GGUF, newer"})
     assert case.engine.verify(case.engine.install(case.request(plain, previous=record))) == []
@@ -100,7 +149,7 @@ def test_textgen_has_projectors_elsewhere(make: Make) -> None:
         case.engine.install(case.request(case.blobs.model("org/other", content)))
     assert foreign.read_bytes() == b"theirs"
     other = case.request(model(case, EXLLAMA, "exl3"), name="other")
-    assert case.engine.next_steps(case.engine.install(other))[0].endswith("--model other")
+    assert case.engine.recipe(case.engine.install(other))[0].endswith("--model other")
 
 
 def test_a_projector_goes_though_the_directory_is_gone(make: Make) -> None:
@@ -135,7 +184,7 @@ def test_tabby_takes_unquantized_weights(make: Make) -> None:
     """ExLlamaV3 loads them as they were trained; ExLlama's own programs are for what was quantized for them."""
     case = make("tabbyapi")
     assert case.engine.verify(install(case, EXLLAMA, "BF16")) == []
-    (step,) = case.engine.next_steps(install(case, EXLLAMA, "BF16"))
+    (step,) = case.engine.recipe(install(case, EXLLAMA, "BF16"))
     assert step == f"python main.py --model-dir {case.directory} --model-name org--tiny"
 
 
@@ -165,7 +214,7 @@ def test_tgi_finds_only_the_models_weights(make: Make, content: dict[str, bytes]
     record = install(case, content)
     snapshot = next((case.directory / "hub/models--org--tiny/snapshots").iterdir())
     assert {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.*")} == content.keys() - left_out
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     assert step == (
         f"HF_HUB_OFFLINE=1 HF_HOME={case.directory} text-generation-launcher --model-id org/tiny --usage-stats off"
     )
@@ -202,12 +251,12 @@ def test_sglang_takes_gguf_by_path(make: Make) -> None:
     """SGLang loads GGUF by the path of a file, for which the hub's cache is a directory like any other."""
     case = make("sglang")
     record = install(case, {"tiny.gguf": b"GGUF", "config.json": CONFIG})
-    (step,) = case.engine.next_steps(record)
+    (step,) = case.engine.recipe(record)
     path = Path(step.partition("--model-path ")[2].partition(" ")[0])
     assert path.read_bytes() == b"GGUF"
     assert path.name == "tiny.gguf"
     assert step.endswith("--served-model-name org/tiny")
-    assert case.engine.next_steps(install(make("sglang"), EXLLAMA))[0].endswith("--model-path org/tiny")
+    assert case.engine.recipe(install(make("sglang"), EXLLAMA))[0].endswith("--model-path org/tiny")
 
 
 def test_a_projector_of_a_killed_install_is_ours(make: Make) -> None:

@@ -92,15 +92,26 @@ def test_install_twice_is_a_no_op(case: Case, link: LinkMode) -> None:
 )
 def test_killed_at_any_step(name: str, link: LinkMode, tmp_path: Path) -> None:
     """An engine that sees half a model serves errors, or rubbish; what a crash leaves must not stay for ever."""
+    assert steps_survived(name, link.value, str(tmp_path)) > 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_update_that_is_killed_at_any_step(name: str, tmp_path: Path) -> None:
+    """The engine has the old version or the new one, whole, at any moment; never neither, and never a bit of both."""
+    assert steps_survived(name, LinkMode.AUTO.value, str(tmp_path), "update") > 10
+
+
+def steps_survived(*arguments: str) -> int:
+    """Kill installs at every step; give how many steps there were."""
     done = subprocess.run(
-        [sys.executable, str(HERE / "engine_crash.py"), name, link.value, str(tmp_path)],
+        [sys.executable, str(HERE / "engine_crash.py"), *arguments],
         env=os.environ | {"PYTHONPATH": str(HERE)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    return int(done.stdout)
 
 
 def test_links_are_hard_for_the_same_owner(case: Case) -> None:
@@ -166,6 +177,30 @@ def test_a_blob_that_came_anew_is_linked_anew(case: Case) -> None:
     assert case.blobs.intact()
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("name", NAMES)
+def test_another_owner_gets_a_reflink(name: str, sharing: Path) -> None:
+    """Where blocks can be shared, another user's engine costs no space; and the plan and the record must say that, and be right."""
+    blobs = Blobs(sharing / "vault")
+    case = Case(name, blobs, sharing / "engine" / "models")
+    owner = Owner(NOBODY, NOBODY)
+    plan = case.engine.plan(case.request(owner=owner))
+    record = install(case, owner=owner)
+    assert plan.extra_bytes < largest(record).size
+    promised = {str(file.path): str(file.link) for file in plan.files}
+    known = {str(spec.digest): blobs.path(spec.digest) for spec in case.stored().model.files}
+    assert largest(record).link == "reflink"
+    for file in record.files:
+        path = case.directory / file.path
+        assert promised[str(path)] == file.link
+        assert path.lstat().st_uid == NOBODY
+        if file.digest in known:
+            assert link_is_true(file.link, path, known[file.digest]), file
+    assert case.engine.verify(record) == []
+    case.engine.uninstall(record)
+    assert blobs.intact()
+
+
 def test_copy_when_asked(case: Case) -> None:
     """``--link copy`` promises independence from the vault."""
     record = install(case, link=LinkMode.COPY)
@@ -174,6 +209,10 @@ def test_copy_when_asked(case: Case) -> None:
     assert blob.link == "copy"
     assert path.stat().st_nlink == 1
     assert path.stat().st_mode & 0o777 == 0o644
+    known = {str(spec.digest): case.blobs.path(spec.digest) for spec in case.stored().model.files}
+    for file in record.files:
+        if file.digest in known:
+            assert link_is_true(file.link, case.directory / file.path, known[file.digest]), file
 
 
 @pytest.mark.root
@@ -197,6 +236,32 @@ def test_another_users_engine_cannot_change_the_vault(case: Case) -> None:
     assert as_nobody(script, str(case.blobs.path(case.stored().model.files[0].digest))).returncode != 0
     with pytest.raises(EngineRefused, match="different users"):
         install(replace_directory(case, "second"), link=LinkMode.HARD, owner=Owner(NOBODY, NOBODY))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what another user may not")
+def test_what_the_engines_user_cannot_read_is_no_install(case: Case) -> None:
+    """A shard of mode 0600 that somebody fetched as root: the engine would fail hours later, with a permission that was denied."""
+    owner = Owner(NOBODY, NOBODY)
+    record = install(case, owner=owner)
+    forget(case, record)
+    path = case.directory / largest(record).path
+    os.chown(path, 0, 0)
+    path.chmod(0o600)
+    for attempt in (case.engine.plan, case.engine.install):
+        with pytest.raises(EngineRefused, match="may not read it") as refusal:
+            attempt(case.request(owner=owner))
+        assert f"chmod a+r {path}" in str(refusal.value.hint)
+    path.chmod(0o604)
+    assert case.engine.verify(install(case, owner=owner)) == []
+
+
+def forget(case: Case, record: InstallRecord) -> None:
+    """Take away what says that an install was ours: what is there is somebody else's now."""
+    for marker in case.directory.rglob(".modelvault*.json"):
+        marker.unlink()
+    if case.name == "ollama":
+        (case.directory / record.files[-1].path).unlink()
 
 
 def replace_directory(case: Case, name: str) -> Case:
@@ -255,25 +320,32 @@ def test_uninstall_removes_what_was_installed(case: Case) -> None:
 
 
 def test_verify_finds_a_flipped_bit(case: Case) -> None:
-    """Damage at rest is what ``verify`` is for."""
+    """Damage at rest is what ``verify`` is for, in whichever file."""
     record = install(case, link=LinkMode.COPY)
     assert case.engine.verify(record) == []
-    path = case.directory / largest(record).path
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    (problem,) = case.engine.verify(record)
-    assert str(path) in problem
-    assert "content changed" in problem
+    for file in record.files:
+        path = case.directory / file.path
+        if path.is_symlink():
+            continue
+        data = path.read_bytes()
+        at = len(data) // 2
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        problems = case.engine.verify(record)
+        assert any(str(path) in problem and "content changed" in problem for problem in problems), problems
+        path.write_bytes(data)
+    assert case.engine.verify(record) == []
 
 
 def test_verify_finds_a_missing_file(case: Case) -> None:
-    """So is loss."""
+    """So is loss, of a link too."""
     record = install(case)
-    path = case.directory / largest(record).path
-    path.unlink()
-    problems = case.engine.verify(record)
-    assert any(str(path) in problem and "missing" in problem for problem in problems)
+    for file in record.files:
+        path, aside = case.directory / file.path, case.directory / "aside"
+        path.rename(aside)
+        problems = case.engine.verify(record)
+        assert any(str(path) in problem for problem in problems), problems
+        aside.rename(path)
+    assert case.engine.verify(record) == []
 
 
 def test_verify_finds_a_changed_manifest(case: Case) -> None:
@@ -365,6 +437,29 @@ def test_read_only_directory(case: Case, small_disk: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="running as another user needs root")
+def test_a_directory_that_may_not_be_written(case: Case) -> None:
+    """The engine's directory belongs to the right user, who took the right to write away: words, and what helps."""
+    case.directory.mkdir(parents=True)
+    case.stored()
+    open_parents(case.directory)
+    for path in (case.blobs.root, *case.blobs.root.rglob("*"), case.directory):
+        os.chown(path, NOBODY, NOBODY)
+    case.directory.chmod(0o555)
+    script = (
+        "from pathlib import Path; from engine_cases import Blobs, Case\n"
+        "from modelvault.errors import EngineRefused\n"
+        "case = Case(sys.argv[1], Blobs(Path(sys.argv[2])), Path(sys.argv[3]))\n"
+        "try: case.engine.install(case.request())\n"
+        "except EngineRefused as error: print(error.message, '/', error.hint)\n"
+    )
+    done = as_nobody(script, case.name, str(case.blobs.root), str(case.directory))
+    assert f"{case.directory}" in done.stdout, done.stderr
+    assert "permission denied / run the command as root or as the user that the engine runs as" in done.stdout
+    assert list(case.directory.iterdir()) == []
+
+
+@pytest.mark.root
 def test_another_file_system(case: Case, small_disk: Path) -> None:
     """Across file systems there are no links: the plan must say copy, and ``--link hard`` must say why not."""
     case = replace(case, directory=small_disk / "models")
@@ -438,12 +533,12 @@ def test_records_survive_json(case: Case) -> None:
     assert InstallRecord.from_json(later) == record
 
 
-def test_next_steps_can_be_typed(case: Case) -> None:
+def test_the_recipe_can_be_typed(case: Case) -> None:
     """What is printed at the end is copied into a shell."""
-    steps = case.engine.next_steps(install(case))
-    assert steps
-    for step in steps:
-        assert subprocess.run(["sh", "-n", "-c", step], check=False).returncode == 0
+    lines = case.engine.recipe(install(case))
+    assert lines
+    for line in lines:
+        assert subprocess.run(["sh", "-n", "-c", line], check=False).returncode == 0
 
 
 def test_progress_is_told(case: Case) -> None:

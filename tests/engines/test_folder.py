@@ -63,12 +63,12 @@ def test_an_old_record_does_not_remove_the_new_version(folder: Case) -> None:
     assert folder.engine.verify(new) == []
 
 
-def test_next_step_for_gguf(folder: Case) -> None:
+def test_recipe_for_gguf(folder: Case) -> None:
     """llama.cpp takes the file, not the directory."""
     stored = folder.blobs.model("org/tiny", {"a-00001-of-00002.gguf": b"1", "a-00002-of-00002.gguf": b"2"})
     record = folder.engine.install(folder.request(stored))
     path = folder.directory / "org--tiny/a-00001-of-00002.gguf"
-    assert folder.engine.next_steps(record) == [f"llama-server --offline --model {path}"]
+    assert folder.engine.recipe(record) == [f"llama-server --offline --model {path}"]
 
 
 def test_a_model_with_our_markers_name(folder: Case) -> None:

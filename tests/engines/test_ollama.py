@@ -304,7 +304,7 @@ def test_no_shell_in_names(ollama: Case) -> None:
     """A models directory with a blank must come out quoted."""
     case = replace(ollama, directory=ollama.directory.parent / "my models")
     record = case.engine.install(case.request(case.stored(origin=Origin("hub", "org/tiny", "0" * 40))))
-    assert case.engine.next_steps(record)[0] == f"OLLAMA_MODELS='{case.directory}' ollama serve"
+    assert case.engine.recipe(record)[0] == f"OLLAMA_MODELS='{case.directory}' ollama serve"
 
 
 @pytest.mark.parametrize("what", ["fifo", "gigabyte"])

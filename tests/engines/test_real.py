@@ -1,18 +1,16 @@
 """The real engines, on what the adapters wrote."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
 from engine_cases import Blobs
-from make_models import SENTENCE, make_awq, make_gguf, make_sharded_safetensors, make_split_gguf
-from real_engines import llama_generate, ollama_server, require_engine, vllm_generate
+from make_models import SENTENCE, make_gguf, make_split_gguf
+from real_engines import llama_generate, ollama_server
 
-from modelvault.artifact import Origin, StoredModel, Traits
+from modelvault.artifact import StoredModel, Traits
 from modelvault.engines import InstallRecord, InstallRequest, Target, engines
 
 pytestmark = pytest.mark.engine
@@ -106,47 +104,3 @@ def test_llama_cpp_loads_from_its_models_directory(blobs: Blobs, tmp_path: Path,
     assert {path.parent for path in models.rglob("*.gguf")} == {models / record.installed_name}
     chosen = min((models / record.installed_name).glob("*.gguf"))
     assert SENTENCE.startswith(llama_generate(chosen, "hello"))
-
-
-def test_transformers_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:
-    """TGI and SGLang read the hub's cache as transformers does: configuration, tokenizer and sharded weights."""
-    python = require_engine("vllm")  # whose environment has transformers
-    make_sharded_safetensors(tmp_path / "source")
-    content = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()} | {
-        "consolidated.safetensors": b"a second copy of the weights"
-    }
-    origin = Origin("hub", "org/tiny-f16", "0123456789" * 4)
-    stored = blobs.model("tiny-f16", content, origin=origin, traits=Traits("safetensors", "llama", "F16"))
-    record = install(blobs, stored, Target("tgi", tmp_path / "data"))
-    script = (
-        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "options = {'local_files_only': True}\n"
-        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **options)\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **options)\n"
-        "asked = tokenizer('hello', return_tensors='pt')\n"
-        "answer = model.generate(**asked, max_new_tokens=8, do_sample=False)[0][asked['input_ids'].shape[1]:]\n"
-        "print('OUTPUT', tokenizer.decode(answer))\n"
-    )
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "data")}
-    done = subprocess.run(
-        [python, "-c", script, record.installed_name],
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert SENTENCE.startswith(done.stdout.rpartition("OUTPUT ")[2].rstrip("\n"))
-
-
-def test_vllm_loads_by_name_offline(blobs: Blobs, tmp_path: Path) -> None:
-    """``vllm serve org/name`` on a machine without network is what the hub layout is for."""
-    require_engine("vllm")
-    make_awq(tmp_path / "awq")
-    content = {path.name: path.read_bytes() for path in (tmp_path / "awq").iterdir()}
-    origin = Origin("hub", "org/tiny-awq", "0123456789" * 4)
-    stored = blobs.model("tiny-awq", content, origin=origin, traits=Traits("safetensors", "llama", "awq"))
-    record = install(blobs, stored, Target("vllm", tmp_path / "hub"))
-    assert SENTENCE.startswith(vllm_generate(tmp_path / "hub", record.installed_name, "hello"))
-    assert engines()["vllm"].verify(record) == []
-    assert engines()["vllm"].uninstall(record).removed

@@ -2,10 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from shutil import which
 
 import pytest
 from engine_cases import Blobs
@@ -111,25 +109,6 @@ def test_root_takes_the_owner_of_the_nearest_directory(tmp_path: Path) -> None:
     os.chown(tmp_path, 1234, 4321)
     assert resolve_owner(tmp_path / "a/b/c", None) == Owner(1234, 4321)
     assert resolve_owner(tmp_path, Owner(5, 6)) == Owner(5, 6)
-
-
-@pytest.fixture
-def btrfs(tmp_path: Path) -> Iterator[Path]:
-    """A file system that can share blocks between files, with a vault on it."""
-    if os.geteuid() != 0 or which("mkfs.btrfs") is None:
-        pytest.skip("needs root and mkfs.btrfs (package btrfs-progs)")
-    image, point = tmp_path / "image", tmp_path / "btrfs"
-    with image.open("wb") as file:
-        file.truncate(256 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True)
-    point.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"btrfs cannot be mounted here: {mounted.stderr.strip()}")
-    yield point
-    subprocess.run(["umount", str(point)], check=True)
 
 
 @pytest.mark.root

@@ -29,7 +29,7 @@ def test_the_layout_is_the_hubs(vllm: Case) -> None:
     assert str(nested.readlink()).startswith("../../../blobs/")
     assert nested.read_bytes() == b'{"nested": true}'
     assert record.arguments == ("--max-model-len", "256")
-    (step,) = vllm.engine.next_steps(record)
+    (step,) = vllm.engine.recipe(record)
     assert step.endswith("vllm serve org/tiny --max-model-len 256")
     assert f"HF_HUB_CACHE={vllm.directory}" in step
     assert "HF_HUB_OFFLINE=1" in step
@@ -85,7 +85,20 @@ def test_a_model_without_commit_gets_its_manifests(vllm: Case) -> None:
 @pytest.mark.parametrize(
     ("content", "quantization", "reason"),
     [
-        ({"a.gguf": b"GGUF"}, None, "only through a plugin"),
+        ({"a.gguf": b"GGUF"}, None, "no config.json and no tokenizer"),
+        ({"a.gguf": b"GGUF", "config.json": b"{}"}, None, "no tokenizer: put them into one folder"),
+        ({"a-00001-of-00002.gguf": b"GGUF", "config.json": b"{}", "tokenizer.json": b"{}"}, None, "1 are not here"),
+        (
+            {f"a-0000{number}-of-00002.gguf": b"%d" % number for number in (1, 2)}
+            | {"config.json": b"{}", "tokenizer.json": b"{}"},
+            None,
+            "answers with rubbish: join the parts",
+        ),
+        ({"a.gguf": b"1", "b.gguf": b"2", "config.json": b"{}", "tokenizer.json": b"{}"}, None, "vLLM takes one"),
+        ({"sub/model.safetensors": b"x", "config.json": b"{}"}, None, "lie in folders"),
+        ({"model-00001-of-00002.safetensors": b"x", "config.json": b"{}"}, "awq", "1 are not here"),
+        ({"model-00003-of-00002.safetensors": b"x", "config.json": b"{}"}, "awq", "shard 3 of 2"),
+        ({"params.json": b"{}", "model.safetensors": b"x"}, None, "no config.json"),
         ({"model.bin": b"x", "config.json": b"{}"}, None, "has none"),
         ({"model.safetensors": b"x"}, "awq", "no config.json"),
         ({"model.safetensors": b"x", "config.json": b"{}"}, "exl2", "EXL2"),
@@ -99,6 +112,46 @@ def test_what_is_refused(vllm: Case, content: dict[str, bytes], quantization: st
     with pytest.raises(EngineRefused, match=reason):
         vllm.engine.install(vllm.request(stored))
     assert not vllm.directory.exists()
+
+
+INDEX = b'{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}'
+
+
+def test_what_the_index_names_must_be_there(vllm: Case) -> None:
+    """vLLM itself would say so only when it loads; and of a quantized model without the index, not at all."""
+    content = {"config.json": b"{}", "one.safetensors": b"x", "model.safetensors.index.json": INDEX}
+    stored = vllm.blobs.model("org/tiny", content, traits=Traits("safetensors", quantization="awq"))
+    with pytest.raises(EngineRefused, match=r"two\.safetensors, which is not here \(1 of 2 files\)") as refusal:
+        vllm.engine.install(vllm.request(stored))
+    assert refusal.value.hint
+    folder = Case("folder", vllm.blobs, vllm.directory)
+    with pytest.raises(EngineRefused, match="not here"):
+        folder.engine.install(folder.request(stored))
+    assert contents(vllm.directory) == {}
+
+
+def test_a_second_copy_of_the_weights_stays_out(vllm: Case) -> None:
+    """vLLM would read ``consolidated.safetensors`` and nothing else, in another format; alone, it is the model."""
+    content = {"config.json": b"{}", "model.safetensors": b"x", "consolidated.safetensors": b"y"}
+    record = install(vllm, stored=vllm.blobs.model("org/tiny", content))
+    assert "consolidated" not in str(record.files)
+    native = {"params.json": b"{}", "consolidated.safetensors": b"y", "tekken.json": b"{}"}
+    assert "consolidated" in str(install(vllm, stored=vllm.blobs.model("org/native", native)).files)
+
+
+@pytest.mark.parametrize("below", ["", "Q8_0/"])
+def test_gguf_is_served_by_its_path(vllm: Case, below: str) -> None:
+    """The plugin takes a file, and looks for configuration and tokenizer in the directory that it lies in."""
+    content = {name: name.encode() for name in (f"{below}a.gguf", "mmproj-F16.gguf", "config.json", "tokenizer.json")}
+    stored = vllm.blobs.model("org/tiny:Q8_0", content, traits=Traits("gguf"))
+    (warning,) = vllm.engine.plan(vllm.request(stored)).warnings
+    assert "vllm-gguf-plugin" in warning
+    (line,) = vllm.engine.recipe(install(vllm, stored=stored))
+    command = line.partition("vllm serve ")[2].split()
+    assert Path(command[0]).read_bytes() == f"{below}a.gguf".encode()
+    assert command[1:3] == ["--served-model-name", "org/tiny"]
+    config = Path(command[0]).parent if not below else Path(command[command.index("--hf-config-path") + 1])
+    assert {"config.json", "tokenizer.json"} <= {path.name for path in config.iterdir()}
 
 
 def test_main_moves_with_a_warning_and_back(vllm: Case) -> None:

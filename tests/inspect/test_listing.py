@@ -4,7 +4,6 @@ import pytest
 
 from modelvault.errors import InvalidModelFile, PolicyRefused
 from modelvault.inspect import check_listing
-from modelvault.inspect.listing import shard_sets
 
 REPOSITORY = ["config.json", "tokenizer.json", "README.md"]
 SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
@@ -21,6 +20,7 @@ SHARDS = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
         ["params.json", "tekken.json", "consolidated.safetensors"],
         ["adapter_config.json", "adapter_model.safetensors"],
         ["model_index.json", "unet/model.safetensors"],
+        ["modeling_tiny.py", "README.md", "LICENSE"],
     ],
 )
 def test_complete_models_pass(paths: list[str]) -> None:
@@ -33,6 +33,8 @@ def test_complete_models_pass(paths: list[str]) -> None:
     [
         ("no-weights", []),
         ("no-weights", REPOSITORY),
+        ("no-weights", [*REPOSITORY, "modeling_tiny.py"]),
+        ("no-weights", ["README.md"]),
         ("missing-shard", [*REPOSITORY, SHARDS[0], SHARDS[2]]),
         ("missing-shard", ["q4/model-00001-of-00002.gguf", "q8/model-00002-of-00002.gguf"]),
         ("shard-number", ["model-00003-of-00002.gguf"]),
@@ -75,10 +77,3 @@ def test_a_huge_shard_count_is_cheap() -> None:
     with pytest.raises(InvalidModelFile) as caught:
         check_listing(["m-00001-of-99999.gguf"], allow_pickle=False)
     assert len(caught.value.message) < 300
-
-
-def test_sets_are_told_apart() -> None:
-    """If it fails, two quantizations in one folder are taken for one set."""
-    sets = shard_sets(["a-00001-of-00001.gguf", "b-00002-of-00002.gguf", "b-00001-of-00002.gguf", "c.gguf"])
-    assert [(shards.prefix, shards.numbers, shards.missing) for shards in sets] == [("a", (1,), ()), ("b", (1, 2), ())]
-    assert sets[1].files == ("b-00001-of-00002.gguf", "b-00002-of-00002.gguf")

@@ -212,6 +212,16 @@ def test_missing_layers_without_an_index_are_a_warning(sharded: Path) -> None:
     assert any("3 of 5 layers" in warning for warning in report(sharded).warnings)
 
 
+def test_missing_layers_of_a_quantized_model_are_refused(awq: Path) -> None:
+    """If it fails, a lost file with a name of its own is what vLLM loads silently; a single whole file never counts as a part."""
+    change(awq / "config.json", num_hidden_layers=5)
+    assert any("3 of 5 layers" in warning for warning in report(awq).warnings)
+    (awq / "model.safetensors").rename(awq / "first.safetensors")
+    with pytest.raises(InvalidModelFile, match="3 of 5 layers") as caught:
+        report(awq)
+    assert caught.value.rule == "missing-layers"
+
+
 def test_stray_weights_are_a_warning(sharded: Path) -> None:
     """If it fails, a consolidated.safetensors takes the place of the model in vLLM unannounced."""
     shutil.copy(sharded / "model-00001-of-00003.safetensors", sharded / "consolidated.safetensors")
@@ -223,11 +233,40 @@ def test_stray_weights_are_a_warning(sharded: Path) -> None:
 
 
 def test_remote_code_is_a_warning(awq: Path) -> None:
-    """If it fails, the user learns only at serving time that the model wants to run code of its own, or a second repository."""
+    """If it fails, the user learns only at serving time that the model wants to run code, of its own or of a second repository."""
     change(awq / "config.json", auto_map={"AutoModel": "org/other--modeling.Model", "AutoConfig": ["a.B", None]})
-    (warning,) = report(awq).warnings
-    assert "remote code" in warning
-    assert "org/other" in warning
+    change(awq / "tokenizer_config.json", auto_map=["a.Slow", "b.Fast"])
+    (awq / "a.py").write_text("class B: ...")
+    own, lacking, other = report(awq).warnings
+    assert "(a.py)" in own
+    assert "--trust-remote-code" in own
+    assert "(b.py)" in lacking
+    assert "`modelvault pull org/other --include '*.py'`" in other
+
+
+def test_code_of_the_repository_itself(awq: Path) -> None:
+    """If it fails, a repository that names itself, as saved ones do, is said to need a second one."""
+    change(awq / "config.json", auto_map={"AutoModel": "org/tiny--modeling.Model"})
+    files = {path.name: path for path in awq.iterdir()}
+    (warning,) = inspect_model(files, repository="org/tiny").warnings
+    assert "modeling.py" in warning
+    assert "another repository" not in warning
+
+
+def test_a_broken_map_of_code(awq: Path) -> None:
+    """If it fails, a tokenizer's configuration that no engine can read passes, or one without an auto_map is held to more than it must."""
+    (awq / "tokenizer_config.json").write_text('{"auto_map": {}, "auto_map": {}}')
+    with pytest.raises(InvalidModelFile, match="appears twice"):
+        report(awq)
+    (awq / "tokenizer_config.json").write_text(r'{"mark": "\ud800"}')
+    assert report(awq).warnings == ()
+
+
+def test_code_alone_is_taken(tmp_path: Path) -> None:
+    """If it fails, the code that another repository's model needs cannot cross the gap."""
+    (tmp_path / "modeling.py").write_text("class Model: ...")
+    (tmp_path / "README.md").write_text("# code")
+    assert report(tmp_path).traits == Traits("code")
 
 
 def test_pickle_in_disguise_is_refused(awq: Path) -> None:
