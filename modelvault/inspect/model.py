@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import FileReport, TensorInfo, Traits
 from modelvault.errors import InvalidModelFile
 from modelvault.formats.gguf import MAX_CONTEXT, GgufHeader
+from modelvault.inspect.advice import Advice, advise
+from modelvault.inspect.card import stated_license
+from modelvault.inspect.code import MAX_CONFIG
 from modelvault.inspect.documents import read_object, section
 from modelvault.inspect.gguf import read_gguf
-from modelvault.inspect.listing import check_listing, shard_sets, top_level, with_suffix
+from modelvault.inspect.listing import check_listing, is_pickle_name, shard_sets, top_level, with_suffix
 from modelvault.inspect.quantization import Quantization, check_tensors, count_parameters, read_quantization
 from modelvault.inspect.safetensors import SafetensorsHeader, read_safetensors
 from modelvault.inspect.source import is_pickle, pickle_refused, read_head, refuse_empty, refuse_impostors
+from modelvault.inspect.templates import template_warnings
 
-MAX_CONFIG = 4 << 20
-"""Bytes; real ones have a few thousand."""
 MAX_INDEX = 32 << 20
 """Bytes; an index has about 100 per tensor."""
 
@@ -36,11 +38,18 @@ _PARSED_AS_WEIGHTS = (".gguf", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What a model's files say: its traits, one report per weight file, and what is odd but no reason to refuse it."""
+    """What a model's files say: its traits, one report per weight file, and what is odd but no reason to refuse it.
+
+    ``advice`` is what of that tells what the model could do to whoever runs it; ``warnings`` has its warnings, too. ``license`` and the
+    address of its text are what the model card states, else a GGUF file.
+    """
 
     traits: Traits
     reports: Mapping[str, FileReport]
     warnings: tuple[str, ...] = field(default=())
+    advice: Advice = field(default_factory=Advice)
+    license: str | None = None
+    license_link: str | None = None
 
 
 def inspect_file(path: Path, *, name: str | None = None) -> FileReport:
@@ -53,7 +62,8 @@ def inspect_file(path: Path, *, name: str | None = None) -> FileReport:
     refuse_empty(head, shown)
     refuse_impostors(head, shown)
     if head.startswith(b"GGUF") or shown.lower().endswith(".gguf"):
-        return read_gguf(path, name=shown).report()
+        report = read_gguf(path, name=shown).report()
+        return replace(report, warnings=(*report.warnings, *template_warnings({}, {shown: report})))
     if head[8:9] == b"{" or shown.lower().endswith(".safetensors"):
         return read_safetensors(path, name=shown).report()
     kind = "a Python pickle" if is_pickle(head) else "neither GGUF nor safetensors"
@@ -68,7 +78,9 @@ def inspect_model(files: Mapping[str, Path], *, allow_pickle: bool = False) -> M
     Raises ``InvalidModelFile`` with the rule that failed, ``PolicyRefused`` for pickles by name or by content, ``OSError``.
     """
     check_listing(list(files), allow_pickle=allow_pickle)
-    _look_at_all(files, allow_pickle=allow_pickle)
+    pickles = _look_at_all(files)
+    if pickles and not allow_pickle:
+        raise pickle_refused(list(pickles))
     ggufs = {path: read_gguf(files[path], name=path) for path in with_suffix(files, ".gguf")}
     tensors = {path: read_safetensors(files[path], name=path) for path in with_suffix(files, ".safetensors")}
     warnings: list[str] = []
@@ -84,21 +96,21 @@ def inspect_model(files: Mapping[str, Path], *, allow_pickle: bool = False) -> M
     reports = {path: header.report() for path, header in (ggufs | tensors).items()}
     _check_split_totals(ggufs)
     warnings += [f"{path}: {warning}" for path, report in reports.items() for warning in report.warnings]
-    return ModelReport(traits, reports, tuple(warnings))
+    advice = advise(files, reports, pickles)
+    return ModelReport(traits, reports, (*warnings, *advice.warnings), advice, *stated_license(files, reports))
 
 
-def _look_at_all(files: Mapping[str, Path], *, allow_pickle: bool) -> None:
-    """Look at the first bytes of every file: no pointers, error pages or pickles in disguise."""
+def _look_at_all(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Look at the first bytes of every file: no pointers, no error pages. Gives those that are pickles, by name or in disguise."""
     pickles = []
     for path, place in files.items():
         head = read_head(place, path)
         refuse_impostors(head, path)
         if path.lower().endswith((".json", *_PARSED_AS_WEIGHTS)):
             refuse_empty(head, path)
-        if is_pickle(head):
+        if is_pickle_name(path) or is_pickle(head):
             pickles.append(path)
-    if pickles and not allow_pickle:
-        raise pickle_refused(pickles)
+    return tuple(pickles)
 
 
 # ── GGUF ──
@@ -149,7 +161,7 @@ def _safetensors_traits(
     check_tensors(tensors, quantization, CONFIG)
     if quantization:
         warnings += quantization.warnings
-    warnings += [*_code(config), *_holes(tensors, config)]
+    warnings += _holes(tensors, config)
     traits = Traits(
         "safetensors",
         _architecture(config),
@@ -230,23 +242,6 @@ def _dominant_type(tensors: Mapping[str, TensorInfo]) -> str | None:
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
     return max(sizes, key=lambda name: sizes[name]) if sizes else None
-
-
-def _code(config: Mapping[str, Any]) -> Iterator[str]:
-    """Warn of code that the model needs to be run."""
-    mapping = config.get("auto_map")
-    if not mapping:
-        return
-    named = [text for value in (mapping.values() if isinstance(mapping, dict) else []) for text in _strings(value)]
-    others = sorted({text.partition("--")[0] for text in named if "--" in text})
-    yield (
-        "config.json has an auto_map: engines load it only with remote code allowed (--trust-remote-code)"
-        + (f", from {', '.join(others)[:200]}, which must be pulled as well" if others else "")
-    )
-
-
-def _strings(value: Any) -> list[str]:
-    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def _holes(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Iterator[str]:
