@@ -72,6 +72,7 @@ _NAME_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}"
 _NAME = re.compile(rf"(?:(?P<organization>{_NAME_PART})/)?(?P<repository>{_NAME_PART})(?::(?P<quant>{_NAME_PART}))?")
 _NAME_MAX = 255  # bytes in one path component on every common file system
 _PATH_MAX = 1024  # bytes; leaves room for the directories above within PATH_MAX
+_LINK_MAX = 2048  # characters
 PATH_SUFFIXES = (".mvbundle", ".gguf", ".safetensors")
 _OLLAMA = "ollama:"
 _OLLAMA_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[0-9]{1,5})?")
@@ -212,8 +213,15 @@ _WEIGHT_SUFFIXES = {
     ".pkl",
     ".pickle",
 }
-_DOC_NAMES = ("readme", "license", "licence", "notice", "copying", "use_policy", "usage_policy")
 _DOC_SUFFIXES = {".md", ".pdf", ".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp"}
+
+
+_LICENSE_NAMES = ("license", "licence", "copying", "notice", "use_policy", "usage_policy")
+
+
+def license_files(paths: Iterable[str]) -> tuple[str, ...]:
+    """Choose the files, outside any folder, that hold a license's text and terms."""
+    return tuple(path for path in paths if "/" not in path and path.lower().startswith(_LICENSE_NAMES))
 
 
 def file_role(path: str) -> FileRole:
@@ -224,7 +232,7 @@ def file_role(path: str) -> FileRole:
         return FileRole.WEIGHT
     if suffix in {".py", ".ipynb", ".sh"}:
         return FileRole.CODE
-    if suffix in _DOC_SUFFIXES or name.name.lower().startswith(_DOC_NAMES):
+    if suffix in _DOC_SUFFIXES or name.name.lower().startswith(("readme", *_LICENSE_NAMES)):
         return FileRole.DOC
     return FileRole.CONFIG
 
@@ -300,6 +308,13 @@ def check_license(text: str) -> str:
     return text
 
 
+def check_link(text: str) -> str:
+    """Give the address of a license if it is one that can be printed and opened. Raises ``UsageProblem``."""
+    if not text.startswith(("https://", "http://")) or not text.isprintable() or len(text) > _LINK_MAX or " " in text:
+        raise UsageProblem(f"not the address of a license: {text[:120]!r}", hint="addresses begin with https://")
+    return text
+
+
 def check_distinct(name: ModelName, paths: Iterable[str]) -> None:
     """Refuse two files that one directory could not hold side by side, on file systems that ignore case. ``UsageProblem``."""
     seen: dict[str, str] = {}
@@ -315,7 +330,10 @@ def check_distinct(name: ModelName, paths: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A named, immutable set of files at one source revision. ``files`` are sorted by path."""
+    """A named, immutable set of files at one source revision. ``files`` are sorted by path.
+
+    ``license`` is its name, ``license_link`` the address of its text as the source states it; the text itself is among the files.
+    """
 
     name: ModelName
     origin: Origin
@@ -323,6 +341,7 @@ class Model:
     traits: Traits
     license: str | None = None
     recipe: Recipe | None = None
+    license_link: str | None = None
 
     def __post_init__(self) -> None:
         """Keep the order canonical; refuse two files that one directory could not hold side by side, and a garbled license."""
@@ -330,6 +349,13 @@ class Model:
         check_distinct(self.name, [file.path for file in self.files])
         if self.license is not None:
             check_license(self.license)
+        if self.license_link is not None:
+            check_link(self.license_link)
+
+    @property
+    def license_files(self) -> tuple[str, ...]:
+        """The files that hold the license's text and terms."""
+        return license_files(file.path for file in self.files)
 
     @property
     def size(self) -> int:

@@ -35,6 +35,7 @@ SOURCE = PREFIX + "source"
 UPSTREAM = PREFIX + "upstream"
 REVISION = "org.opencontainers.image.revision"
 LICENSES = "org.opencontainers.image.licenses"
+LICENSE_LINK = PREFIX + "license-link"
 
 MAX_DOCUMENT = 16 << 20
 """No manifest, config or index of a layout may be larger than this many bytes."""
@@ -112,6 +113,8 @@ def encode_manifest(model: Model) -> bytes:
         annotations[REVISION] = model.origin.commit
     if model.license:
         annotations[LICENSES] = model.license
+    if model.license_link:
+        annotations[LICENSE_LINK] = model.license_link
     if model.traits.context_length:
         annotations[PREFIX + "context-length"] = str(model.traits.context_length)
     return _dump(
@@ -169,6 +172,7 @@ def decode_manifest(
             traits=traits,
             license=annotations.get(LICENSES),
             recipe=recipe,
+            license_link=annotations.get(LICENSE_LINK),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ModelvaultError) as error:
         raise InvalidModelFile(what, "modelpack-manifest", f"not a model manifest: {error}") from error

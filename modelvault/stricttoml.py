@@ -42,7 +42,7 @@ def _with_line(error: tomllib.TOMLDecodeError, text: str) -> str:
     """Quote the line that the parser stopped at: for a key that is there twice, tomllib does not say which."""
     lines = text.splitlines()
     position = re.search(r"at line (\d+)", str(error))
-    number = int(position.group(1)) if position else 0
+    number = int(position.group(1)) if position else len(lines)  # at the end of the document
     return f"{error}: {lines[number - 1].strip()!r}" if 0 < number <= len(lines) else str(error)
 
 

@@ -15,6 +15,7 @@ from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.eventlog import Event, EventLog
 from modelvault.locks import FileLock
 from modelvault.modelpack import decode_recipe, encode_recipe
+from modelvault.policy import FILE_NAME, Policy, load_policies
 from modelvault.store import Store
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ that copy on write, or have blocks smaller than a page), writing to it does not 
 
 _OWN = {
     *("blobs", "bundles", "keys", "partial", "receipts", "config.toml", "index.json", "oci-layout", "events.jsonl"),
+    FILE_NAME,
     *("registry.sqlite", "registry.sqlite-wal", "registry.sqlite-shm", "registry.sqlite-journal"),
     *("lock", "index.lock", "index.json.damaged", "lost+found"),
 }
@@ -192,6 +194,11 @@ class Vault:
         from modelvault.keys import KeyRing  # noqa: PLC0415 (cryptography is slow to import, and few commands need it)
 
         return KeyRing(self.root / "keys")
+
+    @cached_property
+    def policies(self) -> tuple[Policy, ...]:
+        """The rules that hold here: the machine's and the vault's own. Raises ``UsageProblem`` for a file that cannot be read."""
+        return load_policies(self.root)
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:

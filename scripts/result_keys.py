@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, catalog, engines, fit, installs, models, papers, project
+from modelvault.results import bundles, catalog, engines, fit, installs, models, papers, policy, project
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
@@ -31,6 +31,9 @@ RESULTS: Mapping[str, type] = {
     "keys show": papers.KeysResult,
     "keys trust": papers.KeysResult,
     "list": models.ListResult,
+    "policy accept": policy.AcceptResult,
+    "policy check": policy.PolicyCheck,
+    "policy show": policy.PolicyResult,
     "pull": models.PullResult,
     "pull --all": project.ProjectResult,
     "pull --dry-run": models.PullPlan,

@@ -44,7 +44,17 @@ def stored(name: str = "org/tiny:Q4_K_M", *, weights: bytes = b"weights", recipe
         FileSpec("README.md", 3, Digest.of_bytes(b"hi\n"), Digest.parse("git-sha1:" + "a" * 40)),
     )
     traits = Traits("gguf", "llama", "Q4_K_M", 1_000, 4096)
-    return store_form(Model(ModelName(name), Origin("hub", "org/tiny", "c" * 40), files, traits, "apache-2.0", recipe))
+    return store_form(
+        Model(
+            ModelName(name),
+            Origin("hub", "org/tiny", "c" * 40),
+            files,
+            traits,
+            "apache-2.0",
+            recipe,
+            "https://license.example/2.0",
+        )
+    )
 
 
 def report() -> FileReport:

@@ -52,8 +52,8 @@ class CatalogEntry:
 
     ``model`` is the name of the file that it comes from, shared by all formats of the model. ``include`` and ``exclude`` are globs over
     the source's paths; empty means the source's own choice. ``parameters`` is a label such as ``8.0B``, ``context`` the model's
-    context length in tokens, ``languages`` codes of ISO 639. ``size`` is an estimate of the weights, in bytes. ``verified`` is false
-    until a person checked repository, license and files online.
+    context length in tokens, ``languages`` codes of ISO 639. ``size`` is an estimate of the weights, in bytes. ``acceptance``
+    says that the license asks whoever uses the model to accept it; ``verified`` is false until a person checked repository, license and files online.
     """
 
     name: ModelName
@@ -62,6 +62,7 @@ class CatalogEntry:
     license: str
     gated: bool
     verified: bool
+    acceptance: bool
     languages: tuple[str, ...]
     repository: str
     revision: str | None
@@ -96,6 +97,7 @@ def _entry(file: Path, raw: Entry, form: str, source: Source, *, plain: bool) ->
         license=raw.license,
         gated=raw.gated if source.gated is None else source.gated,
         verified=raw.verified,
+        acceptance=raw.acceptance,
         languages=raw.languages,
         repository=source.repository,
         revision=source.revision,

@@ -93,6 +93,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     license: Label
     gated: bool
     verified: bool
+    acceptance: bool = False
     gguf: Gguf | None = None
     safetensors: Source | None = None
     awq: Source | None = None

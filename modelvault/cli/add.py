@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelvault.cli.console import counted, human_size
+from modelvault.cli.console import consent_prompt, counted, human_size
 from modelvault.cli.run import Json, run
 
 if TYPE_CHECKING:
@@ -26,13 +26,17 @@ def add(
         Path | None, typer.Option(metavar="DIR", help="Ollama's models directory; the one found here if left away.")
     ] = None,
     license_name: Annotated[
-        str | None, typer.Option("--license", metavar="LICENSE", help="Its license, as apache-2.0.")
+        str | None,
+        typer.Option("--license", metavar="LICENSE", help="Its license, as apache-2.0; else as its files say."),
     ] = None,
     modelfile: Annotated[
         Path | None, typer.Option(metavar="PATH", help="An Ollama Modelfile that travels with the model.")
     ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
+    ] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Record that you accept the model's license.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -56,13 +60,21 @@ def add(
 
     def work(progress: Progress) -> "AddResult":
         called = ModelName(name) if name else None
+        consent = None if as_json else consent_prompt()
         if from_ollama is not None:
             if path is not None or modelfile is not None or allow_pickle:
                 raise UsageProblem(
                     "--from-ollama takes a model as Ollama has it, without PATH, --modelfile or --allow-pickle",
                     hint="name either a path or --from-ollama; another Modelfile is given to `modelvault install`",
                 )
-            adoption = AdoptRequest(ollama_name(from_ollama), store and store.expanduser(), called, license_name)
+            adoption = AdoptRequest(
+                ollama_name=ollama_name(from_ollama),
+                store=store and store.expanduser(),
+                name=called,
+                license=license_name,
+                accept_license=accept_license,
+                consent=consent,
+            )
             with Vault.open(default_home(), log=progress.log) as vault:
                 return adopt(vault, adoption, progress)
         if path is None or called is None or store is not None:
@@ -70,7 +82,15 @@ def add(
                 "a PATH and --name are needed, or --from-ollama, to which --store belongs",
                 hint="write modelvault add PATH --name NAME, or modelvault add --from-ollama NAME",
             )
-        request = AddRequest(path.expanduser(), called, license_name, modelfile, allow_pickle)
+        request = AddRequest(
+            path=path.expanduser(),
+            name=called,
+            license=license_name,
+            modelfile=modelfile,
+            allow_pickle=allow_pickle,
+            accept_license=accept_license,
+            consent=consent,
+        )
         with Vault.open(default_home(), log=progress.log) as vault:
             return add(vault, request, progress)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelvault import __version__
-from modelvault.cli import catalog, keys, receipt, registry
+from modelvault.cli import catalog, keys, policy, receipt, registry
 from modelvault.cli.add import add
 from modelvault.cli.bundle import bundle
 from modelvault.cli.doctor import doctor
@@ -78,4 +78,5 @@ _command()(serve)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(receipt.app, name="receipt")
 app.add_typer(keys.app, name="keys")
+app.add_typer(policy.app, name="policy")
 app.add_typer(registry.app, name="registry")

@@ -213,6 +213,13 @@ def ask(question: str) -> str | None:
     return answer.strip() or None
 
 
+def consent_prompt() -> Callable[[str], bool] | None:
+    """Give a function that asks a question and tells whether the answer was yes; ``None`` where nobody can be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: (ask(question) or "").casefold() in {"y", "yes"}
+
+
 def drive_prompt(progress: Progress) -> Callable[[str], None]:
     """Give a function that says which drive is wanted, and comes back when the user has pressed Enter.
 

@@ -37,6 +37,9 @@ def import_(
     allow_older: Annotated[
         bool, typer.Option("--allow-older", help="Import though a newer bundle of this label was imported.")
     ] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Record that you accept the models' licenses.")
+    ] = False,
     receipt: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a receipt of what is here then, to be carried back.")
     ] = None,
@@ -71,6 +74,7 @@ def import_(
             placement=Placement.parse(engine or [], name=as_name, link=link, owner=owner, modelfile=modelfile),
             allow_unsigned=allow_unsigned,
             allow_older=allow_older,
+            accept_license=accept_license,
             receipt=receipt and receipt.expanduser(),
             site=site,
             dry_run=dry_run,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelvault.cli import completion
-from modelvault.cli.console import counted, human_size, human_time
+from modelvault.cli.console import consent_prompt, counted, human_size, human_time
 from modelvault.cli.help import whole_number
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
@@ -55,6 +55,9 @@ def pull(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Take pickle files too: they can run code when loaded.")
     ] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Record that you accept the model's license.")
+    ] = False,
     all_: Annotated[bool, typer.Option("--all", help="Pull what the project's file wants, and lock it.")] = False,
     file: Annotated[
         Path | None, typer.Option(metavar="PATH", help="With --all: the project's file; modelvault.toml by default.")
@@ -97,6 +100,8 @@ def pull(
             connections=connections,
             limit_rate=parse_size(limit_rate) if limit_rate else None,
             allow_pickle=allow_pickle,
+            accept_license=accept_license,
+            consent=None if as_json else consent_prompt(),
             dry_run=dry_run,
         )
 
@@ -141,6 +146,8 @@ def lines(result: "PullPlan | PullResult") -> Iterator[str]:
         if plan.left_out:
             yield f"left out: {counted(len(plan.left_out), 'other file')} of the repository (--include takes them)"
         yield f"{plan.name}: {plan.repository} at {plan.commit[:12]}, license {plan.license or 'unknown'}"
+        if plan.license_page:
+            yield f"the license can be read at {plan.license_page}"
         yield f"to download: {human_size(plan.to_download)} of {human_size(plan.total)}; free: {human_size(plan.free)}"
         yield f"vault: {plan.vault}"
         return

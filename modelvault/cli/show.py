@@ -54,9 +54,13 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         ("source", model.source),
         ("commit", model.commit),
         ("license", model.license),
+        ("license page", result.license_link),
+        ("license text", ", ".join(result.license_files)),
+        ("accepted", result.accepted),
         ("manifest", model.manifest.hex),
         ("added", result.published_at),
         ("last verified", result.last_check),
+        ("pickle scan", result.pickle_scan),
         ("vault", str(result.vault)),
     )
     yield model.name

@@ -3,7 +3,21 @@
 Every check has a rule, a slug that ``InvalidModelFile`` carries: users can look it up, and tests can tell failures apart.
 """
 
-from modelvault.inspect.listing import check_listing, top_level
+from modelvault.inspect.advice import Advice, find_pickles
+from modelvault.inspect.code import find_code
+from modelvault.inspect.listing import check_listing, is_pickle_name, top_level
 from modelvault.inspect.model import ModelReport, inspect_file, inspect_model
+from modelvault.inspect.source import pickle_refused
 
-__all__ = ["ModelReport", "check_listing", "inspect_file", "inspect_model", "top_level"]
+__all__ = [
+    "Advice",
+    "ModelReport",
+    "check_listing",
+    "find_code",
+    "find_pickles",
+    "inspect_file",
+    "inspect_model",
+    "is_pickle_name",
+    "pickle_refused",
+    "top_level",
+]

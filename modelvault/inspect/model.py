@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from modelvault.formats.remote_code import (
     shorten,
 )
 from modelvault.formats.shards import shard_sets
+from modelvault.inspect.advice import Advice, advise
+from modelvault.inspect.card import stated_license
+from modelvault.inspect.code import MAX_CONFIG
 from modelvault.inspect.documents import read_document, read_object, section
 from modelvault.inspect.gguf import read_gguf
-from modelvault.inspect.listing import check_listing, top_level, with_suffix
+from modelvault.inspect.listing import check_listing, is_pickle_name, top_level, with_suffix
 from modelvault.inspect.quantization import Quantization, check_tensors, count_parameters, read_quantization
 from modelvault.inspect.safetensors import SafetensorsHeader, read_safetensors
 from modelvault.inspect.source import is_pickle, pickle_refused, read_head, refuse_empty, refuse_impostors
+from modelvault.inspect.templates import template_warnings
 
-MAX_CONFIG = 4 << 20
-"""Bytes; real ones have a few thousand."""
 MAX_INDEX = 32 << 20
 """Bytes; an index has about 100 per tensor."""
 
@@ -49,11 +51,18 @@ _PARSED_AS_WEIGHTS = (".gguf", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What a model's files say: its traits, one report per weight file, and what is odd but no reason to refuse it."""
+    """What a model's files say: its traits, one report per weight file, and what is odd but no reason to refuse it.
+
+    ``advice`` is what of that tells what the model could do to whoever runs it; ``warnings`` has its warnings, too. ``license`` and the
+    address of its text are what the model card states, else a GGUF file.
+    """
 
     traits: Traits
     reports: Mapping[str, FileReport]
     warnings: tuple[str, ...] = field(default=())
+    advice: Advice = field(default_factory=Advice)
+    license: str | None = None
+    license_link: str | None = None
 
 
 def inspect_file(path: Path, *, name: str | None = None) -> FileReport:
@@ -66,7 +75,8 @@ def inspect_file(path: Path, *, name: str | None = None) -> FileReport:
     refuse_empty(head, shown)
     refuse_impostors(head, shown)
     if head.startswith(b"GGUF") or shown.lower().endswith(".gguf"):
-        return read_gguf(path, name=shown).report()
+        report = read_gguf(path, name=shown).report()
+        return replace(report, warnings=(*report.warnings, *template_warnings({}, {shown: report})))
     if head[8:9] == b"{" or shown.lower().endswith(".safetensors"):
         return read_safetensors(path, name=shown).report()
     kind = "a Python pickle" if is_pickle(head) else "neither GGUF nor safetensors"
@@ -83,7 +93,9 @@ def inspect_model(
     ``repository`` is where they come from, if that is known: code in it is not another repository's. Raises ``InvalidModelFile`` with the rule that failed, ``PolicyRefused`` for pickles by name or by content, ``OSError``.
     """
     check_listing(list(files), allow_pickle=allow_pickle)
-    _look_at_all(files, allow_pickle=allow_pickle)
+    pickles = _look_at_all(files)
+    if pickles and not allow_pickle:
+        raise pickle_refused(list(pickles))
     ggufs = {path: read_gguf(files[path], name=path) for path in with_suffix(files, ".gguf")}
     tensors = {path: read_safetensors(files[path], name=path) for path in with_suffix(files, ".safetensors")}
     warnings: list[str] = []
@@ -102,21 +114,21 @@ def inspect_model(
     _check_split_totals(ggufs)
     warnings += _code(files, repository)
     warnings += [f"{path}: {warning}" for path, report in reports.items() for warning in report.warnings]
-    return ModelReport(traits, reports, tuple(warnings))
+    advice = advise(files, reports, pickles)
+    return ModelReport(traits, reports, (*warnings, *advice.warnings), advice, *stated_license(files, reports))
 
 
-def _look_at_all(files: Mapping[str, Path], *, allow_pickle: bool) -> None:
-    """Look at the first bytes of every file: no pointers, error pages or pickles in disguise."""
+def _look_at_all(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Look at the first bytes of every file: no pointers, no error pages. Gives those that are pickles, by name or in disguise."""
     pickles = []
     for path, place in files.items():
         head = read_head(place, path)
         refuse_impostors(head, path)
         if path.lower().endswith((".json", *_PARSED_AS_WEIGHTS)):
             refuse_empty(head, path)
-        if is_pickle(head):
+        if is_pickle_name(path) or is_pickle(head):
             pickles.append(path)
-    if pickles and not allow_pickle:
-        raise pickle_refused(pickles)
+    return tuple(pickles)
 
 
 # ── GGUF ──

@@ -2,10 +2,11 @@
 
 import functools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelvault import fsio
 from modelvault.artifact import (
     FileRole,
     FileSpec,
@@ -13,15 +14,20 @@ from modelvault.artifact import (
     ModelName,
     Origin,
     Recipe,
+    SourceFile,
     check_distinct,
     check_license,
     file_role,
+    license_files,
 )
 from modelvault.errors import SourceUnavailable, UsageProblem
-from modelvault.inspect import check_listing, inspect_model, top_level
+from modelvault.inspect import ModelReport, inspect_model, top_level
+from modelvault.operations.judging import listed_candidate, record_scan, require_inspected
+from modelvault.operations.licenses import Asking, Terms, settle_license
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
+from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.results.models import AddResult
 from modelvault.sources.folder import FolderSource
@@ -31,13 +37,15 @@ from modelvault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class AddRequest:
-    """What the user asked for."""
+    """What the user asked for. Without ``license`` it is what the files state; ``consent`` asks whether it is accepted."""
 
     path: Path
     name: ModelName
     license: str | None = None
     modelfile: Path | None = None
     allow_pickle: bool = False
+    accept_license: bool = False
+    consent: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a garbled license before anything is copied."""
@@ -55,10 +63,9 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
     if not files:
         raise UsageProblem(f"{request.path} holds no files", hint="name a model folder, a .gguf or a .safetensors file")
     check_distinct(request.name, [file.path for file in files])
-    # A single file need not be a whole repository: only what lies in a folder can be incomplete.
     if request.path.is_dir():
-        check_listing([file.path for file in files], allow_pickle=request.allow_pickle)
         _require_one(request.path, [file.path for file in files])
+    said = _judge_there(vault, request, files)
     wanted = [
         Wanted(
             file.path,
@@ -81,18 +88,44 @@ def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
                 f"{', '.join(changed[:5])} changed while the model was copied",
                 hint="run the command again once nothing writes there any more",
             )
-        report = inspect_model({item.path: item.data for item in fetched}, allow_pickle=request.allow_pickle)
+        report = inspect_model({item.path: item.data for item in fetched}, allow_pickle=True)
         model = Model(
             name=request.name,
             origin=Origin("folder"),
             files=tuple(FileSpec(item.path, item.size, item.sha256) for item in fetched),
             traits=report.traits,
-            license=request.license,
+            license=request.license or report.license,
             recipe=recipe,
+            license_link=_link(request, report),
         )
+        require_inspected(vault, Candidate.of(model), report, allow_pickle=request.allow_pickle)
         known = any(entry.name == request.name for entry in vault.store.entries())
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
-    return AddResult(vault.root, summarize(stored), unchanged, known and not unchanged, 0, report.warnings)
+        if not unchanged:
+            record_scan(vault, model.name, report.advice)
+    replaced = known and not unchanged
+    return AddResult(vault.root, summarize(stored), unchanged, replaced, 0, (*report.warnings, *said))
+
+
+def _judge_there(vault: Vault, request: AddRequest, files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """Inspect and judge the files where they lie, before hours of copying; have the license accepted. Gives what is to be warned of.
+
+    What was copied is inspected and judged again. Raises ``PolicyRefused`` and ``InvalidModelFile``.
+    """
+    folder = request.path if request.path.is_dir() else request.path.parent
+    places = {file.path: folder / file.path for file in files}
+    report = inspect_model(places, allow_pickle=True)
+    asking = Asking(request.accept_license, request.consent)
+    texts = {path: str(fsio.hash_file(places[path])) for path in license_files(places)}
+    terms = Terms(request.name, request.license or report.license, _link(request, report), texts)
+    candidate = listed_candidate(terms, Origin("folder"), files)
+    require_inspected(vault, candidate, report, allow_pickle=request.allow_pickle, acceptable=asking.possible)
+    return settle_license(vault, terms, asking)
+
+
+def _link(request: AddRequest, report: ModelReport) -> str | None:
+    """Give the address of the license that the files state; of another one that was typed, nothing is known."""
+    return report.license_link if request.license in {None, report.license} else None
 
 
 def _require_one(folder: Path, paths: Sequence[str]) -> None:

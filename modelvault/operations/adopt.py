@@ -1,7 +1,7 @@
 """``add --from-ollama``: a model that Ollama has on this machine already becomes one of the vault's, without a network."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,12 @@ from modelvault.engines import engines
 from modelvault.errors import DigestMismatch, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.ollama_name import OllamaName
+from modelvault.operations.judging import listed_candidate, require_inspected, require_listed
+from modelvault.operations.licenses import Asking, Terms, settle_license
 from modelvault.operations.ollama import check_layers, license_of, recipe_in_layers
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
+from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.results.models import AddResult
 from modelvault.sources import Snapshot
@@ -39,6 +42,8 @@ class AdoptRequest:
     store: Path | None = None
     name: ModelName | None = None
     license: str | None = None
+    accept_license: bool = False
+    consent: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a garbled license before anything is hashed."""
@@ -65,6 +70,10 @@ def adopt(vault: Vault, request: AdoptRequest, progress: Progress) -> AddResult:
     listed_as = request.name or ModelName(f"ollama:{name}")
     snapshot = store.snapshot(name)
     check_layers(str(name), snapshot.files)
+    asking = Asking(request.accept_license, request.consent)
+    origin = Origin("ollama", snapshot.repository, snapshot.commit)
+    terms = Terms(listed_as, request.license, pending=request.license is None)
+    require_listed(vault, listed_candidate(terms, origin, snapshot.files), acceptable=asking.possible)
     check_listing([file.path for file in snapshot.files], allow_pickle=False)
     here = {
         file.path: file.digest
@@ -82,17 +91,19 @@ def adopt(vault: Vault, request: AdoptRequest, progress: Progress) -> AddResult:
         digests: dict[str, Digest] = {item.path: item.sha256 for item in fetched} | here
         model = Model(
             name=listed_as,
-            origin=Origin("ollama", snapshot.repository, snapshot.commit),
+            origin=origin,
             files=tuple(FileSpec(file.path, file.size, digests[file.path], file.digest) for file in snapshot.files),
             traits=report.traits,
             license=request.license or license_of(report.reports),
             recipe=recipe,
         )
+        require_inspected(vault, Candidate.of(model), report, acceptable=asking.possible)
+        said = settle_license(vault, Terms.of(model), asking)
         known = any(entry.name == listed_as for entry in vault.store.entries())
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
     linked = sum({item.sha256: item.size for item in fetched if item.linked}.values())
     replaced = known and not unchanged
-    return AddResult(vault.root, summarize(stored), unchanged, replaced, linked, (*report.warnings, *notes))
+    return AddResult(vault.root, summarize(stored), unchanged, replaced, linked, (*report.warnings, *notes, *said))
 
 
 def _store_here() -> Path:

@@ -31,6 +31,7 @@ from modelvault.operations.drives import (
     plan_drives,
     warnings,
 )
+from modelvault.operations.judging import require_stored
 from modelvault.operations.keys import make_key
 from modelvault.operations.needed_code import left_behind
 from modelvault.operations.sequences import choose_sequence, reserve_sequence
@@ -69,7 +70,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
 
     Where the newest bundle of this key and label has the same content and lies there finished, nothing is written.
 
-    Raises ``UsageProblem``, ``DigestMismatch`` (a blob of the vault rotted), ``NoSpace``, ``VaultLocked`` or an error of the
+    Raises ``UsageProblem``, ``PolicyRefused``, ``DigestMismatch`` (a blob of the vault rotted), ``NoSpace``, ``VaultLocked`` or an error of the
     drive; ``PartlyDone`` with the result where a drive with volumes on it failed or is not here, and lacks its sums. Whatever happens,
     what was written stays and the next run goes on from there.
     """
@@ -82,6 +83,7 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         fresh = _index(
             vault, request, contents, choose_sequence(vault, contents.label, request.sequence, signer, begun)
         )
+        require_stored(vault, [entry.stored for entry in fresh.models])
         if signer is not None and (finished := _finished(vault, request, fresh, signer, progress)):
             index, written = finished
             if request.dry_run:

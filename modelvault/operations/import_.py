@@ -14,12 +14,15 @@ from modelvault.operations.delivery import VolumesWanted, gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
 from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
+from modelvault.operations.judging import refused_unseen
+from modelvault.operations.licenses import Asking, Terms, settle_license
 from modelvault.operations.papers import require_place
 from modelvault.operations.placing import Job, jobs_for
 from modelvault.operations.publishing import is_published
 from modelvault.operations.receipt import write_receipt
 from modelvault.operations.receiving import (
     Order,
+    Published,
     forecast,
     intake,
     is_here,
@@ -32,6 +35,7 @@ from modelvault.operations.receiving import (
 )
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
+from modelvault.policy import wants_acceptance
 from modelvault.progress import Progress
 from modelvault.results.installs import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
 from modelvault.vault import Vault
@@ -49,6 +53,7 @@ class ImportRequest:
     placement: Placement = field(default_factory=Placement)
     allow_unsigned: bool = False
     allow_older: bool = False
+    accept_license: bool = False
     receipt: Path | None = None
     site: str | None = None
     dry_run: bool = False
@@ -74,6 +79,7 @@ class _Done:
     received: int = 0
     disks: tuple[DiskLine, ...] = ()
     to_come: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> ImportsResult:
@@ -97,14 +103,18 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         vault.create()
         if request.allow_older and vault.history_lost:
             vault.accept_lost_history()
+        if request.accept_license:
+            _accept_licenses(vault, jobs)
     results: list[ImportResult] = []
     outcomes: list[_Outcome] = []
     for job in jobs:
         begun = time.monotonic()
         try:
-            done = _plan(vault, job) if request.dry_run else _import(vault, job)
+            done = _do(vault, job, dry_run=request.dry_run)
         except ModelvaultError as error:
             done = _Done(tuple(_refused(_summary(entry, {}, Received()), error) for entry in job.order.entries))
+        unseen = tuple(_refused(_summary(entry, {}, Received()), error) for entry, error in job.order.refused)
+        done = replace(done, outcomes=done.outcomes + unseen)
         outcomes += done.outcomes
         results.append(_result(vault, job, done, dry_run=request.dry_run, seconds=time.monotonic() - begun))
     result = ImportsResult(tuple(results))
@@ -145,8 +155,26 @@ def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Or
     for delivery in in_turn(deliveries, named, marks, progress):
         check_news(vault, delivery.bundle, allow_older=request.allow_older)
         entries = tuple(delivery.bundle.index.model(name) for name in request.only) or delivery.bundle.index.models
-        orders.append(Order(delivery, entries, not request.only, request.allow_older, progress))
+        bad = refused_unseen(vault, [entry.stored.model for entry in entries], acceptable=request.accept_license)
+        orders.append(
+            Order(
+                delivery,
+                tuple(entry for entry in entries if entry.name not in bad),
+                not request.only,
+                request.allow_older,
+                progress,
+                tuple((entry, bad[entry.name]) for entry in entries if entry.name in bad),
+            )
+        )
     return orders
+
+
+def _accept_licenses(vault: Vault, jobs: Sequence[Job]) -> None:
+    """Write down that the licenses are accepted that a policy wants accepted."""
+    for job in jobs:
+        for entry in job.order.entries:
+            if wants_acceptance(vault.policies, entry.stored.model.license):
+                settle_license(vault, Terms.of(entry.stored.model), Asking(accept=True))
 
 
 def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:
@@ -169,12 +197,19 @@ def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None
     )
 
 
+def _do(vault: Vault, job: Job, *, dry_run: bool) -> _Done:
+    if not job.order.entries:  # the policy has refused all of them
+        return _Done(())
+    return _plan(vault, job) if dry_run else _import(vault, job)
+
+
 def _import(vault: Vault, job: Job) -> _Done:
     """Receive, publish and install."""
     order = job.order
     with intake(vault, order) as staging:
         missing = order.missing(vault)
-        received, refused = _receive(vault, order, staging, missing)
+        received, published = _receive(vault, order, staging, missing)
+        refused = published.refused
         outcomes = {}
         # Code first: models bring what they need of it along, and it would then count as installed before this import.
         for entry in sorted(order.entries, key=lambda entry: entry.stored.model.traits.format != CODE_FORMAT):
@@ -185,12 +220,10 @@ def _import(vault: Vault, job: Job) -> _Done:
                 outcomes[entry.name] = _install(vault, entry, summary, job, received.blobs.keys())
         to_come = volumes_to_come(vault, order, order.missing(vault))
     ordered = tuple(outcomes[entry.name] for entry in order.entries)
-    return _Done(ordered, received.resumed, received.read, to_come=to_come)
+    return _Done(ordered, received.resumed, received.read, to_come=to_come, warnings=published.warnings)
 
 
-def _receive(
-    vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, int]
-) -> tuple[Received, dict[ModelName, ModelvaultError]]:
+def _receive(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, int]) -> tuple[Received, Published]:
     """Receive and publish. A disk that is too full for some models does not keep those that are here from the engines."""
     received = Received()
     try:
@@ -202,7 +235,7 @@ def _receive(
         }
         if not refused:
             raise
-        return received, refused
+        return received, Published(refused)
 
 
 def _refused(summary: ImportModel, error: ModelvaultError) -> _Outcome:
@@ -242,7 +275,7 @@ def _foretold(model: ImportModel) -> ImportModel:
 
 def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: float) -> ImportResult:
     delivery = job.order.delivery
-    said = [warning for outcome in done.outcomes for warning in outcome.warnings]
+    said = [*done.warnings, *(warning for outcome in done.outcomes for warning in outcome.warnings)]
     return ImportResult(
         vault=vault.root,
         bundle=replace(bundle_summary(delivery.bundle), path=delivery.path),

@@ -45,7 +45,7 @@ class Job:
 def jobs_for(vault: Vault, orders: Sequence[Order], placement: Placement) -> tuple[Job, ...]:
     """Decide where the models go. Raises ``UsageProblem`` for one Modelfile or name for several models, and for a bad one."""
     entries = [entry for order in orders for entry in order.entries]
-    if placement.modelfile is not None and len(entries) != 1:
+    if placement.modelfile is not None and len(entries) > 1:
         raise UsageProblem(
             f"--modelfile is for one model, and {len(entries)} would be imported",
             hint=f"choose one: --only {entries[0].name} --modelfile FILE",

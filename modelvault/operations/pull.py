@@ -4,7 +4,7 @@ import contextlib
 import functools
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,10 +28,13 @@ from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.catalog import recipe_of, the_catalog
 from modelvault.operations.choosing import Chooser, settle
+from modelvault.operations.judging import listed_candidate, record_scan, require_inspected, require_listed
+from modelvault.operations.licenses import Asking, Terms, foresee, settle_license, source_page, texts_listed
 from modelvault.operations.ollama import check_layers, license_of, recipe_in_layers, registry_address
 from modelvault.operations.pinning import Pin, check_pinned, pinned
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
+from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.results.models import PlannedDownload, PullPlan, PullResult
 from modelvault.sources import Snapshot, Source
@@ -45,6 +48,7 @@ from modelvault.vault import Vault
 class PullRequest:
     """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration.
 
+    ``consent`` asks whether a license is accepted, if there is somebody to ask; ``accept_license`` says that it is.
     ``pin``, from a lock, says where it comes from and which files it has; then revision, quantization and globs only name it.
     """
 
@@ -55,6 +59,8 @@ class PullRequest:
     connections: int | None = None
     limit_rate: int | None = None
     allow_pickle: bool = False
+    accept_license: bool = False
+    consent: Callable[[str], bool] | None = None
     dry_run: bool = False
     pin: Pin | None = None
 
@@ -65,6 +71,7 @@ class _Options:
 
     transfer: TransferOptions
     allow_pickle: bool
+    asking: Asking
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class _Target:
     verified: bool | None = None
     license: str | None = None
     notes: tuple[str, ...] = ()
+    acceptance: bool = False
     pin: Pin | None = None
 
     def pinned(self, pin: Pin | None) -> "_Target":
@@ -134,14 +142,19 @@ def pull(
         snapshot = source.snapshot(target.repository, target.revision)
         if target.pin is None and target.kind == "hub":
             target = target.settled(settle(snapshot, target.wish, choose))
-        job = _prepare(vault, target, source, snapshot, allow_pickle=request.allow_pickle)
+        job = _prepare(vault, target, source, snapshot)
+        asking = Asking(request.accept_license, request.consent, target.acceptance)
+        _judge(vault, job, asking, allow_pickle=request.allow_pickle)
         if request.dry_run:
-            return _plan(vault, job)
+            plan = _plan(vault, job)
+            return replace(plan, warnings=(*plan.warnings, *foresee(vault, job.terms, asking)))
         vault.create()
+        said = settle_license(vault, job.terms, asking)
         transfer = TransferOptions(
             connections=config.connections, limit_rate=config.limit_rate, lock_wait=config.lock_wait
         )
-        return _run(vault, job, _Options(transfer, request.allow_pickle), progress)
+        result = _run(vault, job, _Options(transfer, request.allow_pickle, asking), progress)
+        return replace(result, warnings=tuple(dict.fromkeys((*result.warnings, *said))))
 
 
 def open_source(target: _Target, endpoint: str | None, config: Config) -> Source:
@@ -181,6 +194,7 @@ def resolve(request: PullRequest, catalog: Catalog) -> _Target:
             entry.verified,
             entry.license,
             catalog.notes_on(entry),
+            entry.acceptance,
         )
     if name.organization is None:
         problem = catalog.unknown(name)
@@ -219,9 +233,22 @@ class _Job:
     in_vault: Mapping[str, Digest]
     wanted: tuple[Wanted, ...]
 
+    @property
+    def origin(self) -> Origin:
+        """Where the model is from."""
+        return Origin(self.target.kind, self.snapshot.repository, self.snapshot.commit)
 
-def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, *, allow_pickle: bool) -> _Job:
-    """Choose and check; nothing is downloaded."""
+    @property
+    def terms(self) -> Terms:
+        """Its license, as far as the listing tells: Ollama's does not."""
+        texts = texts_listed({file.path: file.digest for file in self.selection.files})
+        page = self.snapshot.license_link or source_page(self.origin)
+        pending = self.target.kind == "ollama"
+        return Terms(self.target.name, self.snapshot.license or self.target.license, page, texts, pending)
+
+
+def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot) -> _Job:
+    """Choose; nothing is downloaded."""
     if target.pin is not None:
         selection = pinned(snapshot, target.pin)
     elif target.kind == "ollama":
@@ -230,7 +257,6 @@ def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, 
     else:
         selection = select(snapshot.files, target.wish)
     check_distinct(target.name, [file.path for file in selection.files])
-    check_listing([file.path for file in selection.files], allow_pickle=allow_pickle)
     found = _in_vault(vault, target, selection.files)
     wanted = tuple(
         Wanted(
@@ -245,6 +271,13 @@ def _prepare(vault: Vault, target: _Target, source: Source, snapshot: Snapshot, 
         if file.path not in found
     )
     return _Job(target, snapshot, selection, found, wanted)
+
+
+def _judge(vault: Vault, job: _Job, asking: Asking, *, allow_pickle: bool) -> None:
+    """Hold what is listed against the policy and the rules for a whole model. Raises ``PolicyRefused``, ``InvalidModelFile``."""
+    files = job.selection.files
+    require_listed(vault, listed_candidate(job.terms, job.origin, files), acceptable=asking.possible)
+    check_listing([file.path for file in files], allow_pickle=allow_pickle)
 
 
 def _without_what_came(vault: Vault, job: _Job, transfers: Transfers) -> _Job:
@@ -282,7 +315,8 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
         name=str(target.name),
         repository=target.repository,
         commit=job.snapshot.commit,
-        license=job.snapshot.license or target.license,
+        license=job.terms.license,
+        license_page=job.terms.page,
         verified=target.verified,
         files=files,
         left_out=tuple(file.path for file in job.selection.left_out),
@@ -318,22 +352,30 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         _check_in_vault(vault, job)
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in job.in_vault.items()}
-        report = inspect_model(paths, allow_pickle=options.allow_pickle, repository=job.snapshot.repository)
+        report = inspect_model(paths, allow_pickle=True, repository=job.snapshot.repository)
         digests = {item.path: item.sha256 for item in fetched} | dict(job.in_vault)
         if job.target.pin is not None:
             check_pinned(job.target.pin, digests)
         recipe, notes = _recipe(job.target, paths)
         model = Model(
             name=job.target.name,
-            origin=Origin(job.target.kind, job.snapshot.repository, job.snapshot.commit),
+            origin=job.origin,
             files=tuple(
                 FileSpec(file.path, file.size, digests[file.path], file.digest) for file in job.selection.files
             ),
             traits=report.traits,
             license=license_of(report.reports) if job.target.kind == "ollama" else plan.license,
             recipe=recipe,
+            license_link=job.snapshot.license_link,
         )
+        asking = options.asking
+        require_inspected(
+            vault, Candidate.of(model), report, allow_pickle=options.allow_pickle, acceptable=asking.possible
+        )
+        said = settle_license(vault, Terms.of(model), asking)
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
+        if not unchanged:
+            record_scan(vault, model.name, report.advice)
     return PullResult(
         plan=plan,
         model=summarize(stored),
@@ -342,5 +384,5 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
         + sum(file.here for file in plan.files if file.path in job.in_vault),
         seconds=time.monotonic() - start,
         unchanged=unchanged,
-        warnings=(*plan.warnings, *report.warnings, *notes),
+        warnings=(*plan.warnings, *report.warnings, *notes, *said),
     )

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -14,12 +14,14 @@ from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle
 from modelvault.bundle.receive import Received, receive, volumes_wanted
 from modelvault.bundle.staging import Staging
-from modelvault.errors import DigestMismatch, ModelvaultError, SourceUnavailable, in_words
+from modelvault.errors import DigestMismatch, ModelvaultError, PolicyRefused, SourceUnavailable, in_words
 from modelvault.inspect import ModelReport, inspect_model
 from modelvault.locks import locked_directory
 from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
+from modelvault.operations.judging import record_scan, require_inspected
 from modelvault.operations.publishing import is_published
 from modelvault.operations.trust import FINISH, check_news
+from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.vault import RESERVE, Vault
 
@@ -34,13 +36,14 @@ class BaseIncomplete(SourceUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted of a delivery; ``whole`` if it is every model."""
+    """What is wanted of a delivery; ``whole`` if it is every model, but those that the policy has ``refused`` unseen."""
 
     delivery: Delivery
     entries: tuple[ModelEntry, ...]
     whole: bool
     allow_older: bool
     progress: Progress
+    refused: tuple[tuple[ModelEntry, PolicyRefused], ...] = ()
 
     @property
     def bundle(self) -> OpenBundle:
@@ -150,8 +153,16 @@ def take_in(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, 
     return receive(order.bundle, missing, staging, order.progress, patches=order.delivery.patches)
 
 
-def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, ModelvaultError]:
-    """Publish every model that is whole, and remember the bundle if all are; give what is wrong with the others.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How publishing went: what is wrong with the models that were ``refused``, and what is to be warned of in the others."""
+
+    refused: dict[ModelName, ModelvaultError] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def publish(vault: Vault, order: Order, received: Received) -> Published:
+    """Publish every model that is whole, and remember the bundle if all are that the policy lets in.
 
     Raises ``TrustRefused`` if a newer bundle was imported meanwhile, ``VaultLocked`` or ``NoSpace``.
     """
@@ -163,11 +174,11 @@ def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, M
                 reports[entry.name] = _inspect(vault, order, entry, received)
         except ModelvaultError as error:
             refused[entry.name] = error
-    complete = order.whole and not refused
+    said = tuple(f"{name}: {warning}" for name, report in reports.items() for warning in report.advice.warnings)
     if all(entry.name in refused or is_here(vault, entry) for entry in order.entries) and not (
-        complete and not _is_recorded(vault, order)
+        _complete(order, refused) and not _is_recorded(vault, order)
     ):
-        return refused
+        return Published(refused, said)
     with vault.publishing():
         # Hours may have passed. From this look to the record, nobody else publishes: of two imports at once, the newer stays.
         check_news(vault, order.bundle, allow_older=order.allow_older)
@@ -179,9 +190,15 @@ def publish(vault: Vault, order: Order, received: Received) -> dict[ModelName, M
                     _publish_model(vault, entry, received.blobs, reports[entry.name])
             except ModelvaultError as error:
                 refused[entry.name] = error
-        if not refused and order.whole and not _is_recorded(vault, order):
-            _record(vault, order)
-    return refused
+        if _complete(order, refused) and not _is_recorded(vault, order):
+            _record(vault, order, refused)
+    return Published(refused, said)
+
+
+def _complete(order: Order, refused: Mapping[ModelName, ModelvaultError]) -> bool:
+    """Whether nothing of the bundle is still to come. What the policy refuses never will, and must not leave older bundles admitted."""
+    only_policy = all(isinstance(error, PolicyRefused) for error in refused.values())
+    return order.whole and only_policy and len(refused) < len(order.entries)
 
 
 def is_here(vault: Vault, entry: ModelEntry) -> bool:
@@ -197,7 +214,7 @@ def _is_recorded(vault: Vault, order: Order) -> bool:
     return order.bundle.digest.hex in known
 
 
-def _record(vault: Vault, order: Order) -> None:
+def _record(vault: Vault, order: Order, refused: Collection[ModelName]) -> None:
     """Remember a complete import: what is older is refused from now on."""
     bundle = order.bundle
     vault.record(
@@ -208,7 +225,7 @@ def _record(vault: Vault, order: Order) -> None:
             "sequence": bundle.index.sequence,
             "key": bundle.signer.fingerprint if bundle.signer else None,
             "path": str(order.delivery.path),
-            "models": [str(entry.name) for entry in bundle.index.models],
+            "models": [str(entry.name) for entry in order.entries if entry.name not in refused],
         },
     )
 
@@ -251,13 +268,20 @@ def _of_patches(order: Order, blobs: Collection[Digest]) -> list[str]:
 
 
 def _inspect(vault: Vault, order: Order, entry: ModelEntry, received: Received) -> ModelReport:
-    """Inspect a model's files. Raises ``InvalidModelFile`` though the signature was right: it is our gate too."""
+    """Inspect a model's files. Raises ``InvalidModelFile`` and ``PolicyRefused`` though the signature was right: it is our gate too."""
     error = not_whole(order, entry, received)
     if error is not None:
         raise error
     where = {blob.digest: _place(vault, entry, blob, received.blobs) for blob in entry.blobs}
-    # Whether pickle is acceptable was decided, and signed for, on the connected side.
-    return inspect_model({file.path: where[file.digest] for file in entry.stored.model.files}, allow_pickle=True)
+    model = entry.stored.model
+    # Where no policy says otherwise, whether pickle is acceptable was decided, and signed for, on the connected side.
+    report = inspect_model({file.path: where[file.digest] for file in model.files}, allow_pickle=True)
+    try:
+        require_inspected(vault, Candidate.of(model), report)
+    except PolicyRefused as refusal:
+        refusal.hint = f"{refusal.hint}; what arrived of it is kept until `modelvault gc --partial`"
+        raise
+    return report
 
 
 def _publish_model(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path], report: ModelReport) -> None:
@@ -267,6 +291,7 @@ def _publish_model(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path
             vault.store.publish_blob(path, blob.digest)
     if not is_published(vault, entry.stored.model):
         vault.publish(entry.stored.model, report.reports)
+        record_scan(vault, entry.name, report.advice)
 
 
 def _place(vault: Vault, entry: ModelEntry, blob: Blob, staged: Mapping[Digest, Path]) -> Path:

@@ -1,12 +1,17 @@
 """``show``: everything that the vault knows about one model."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from modelvault.artifact import ModelName, StoredModel
 from modelvault.errors import ModelvaultError
+from modelvault.operations.licenses import acceptance
 from modelvault.operations.summaries import install_line, lack_warning, summarize
-from modelvault.results.models import FileLine, ShowResult
+from modelvault.results.models import FileLine, ModelSummary, ShowResult
 from modelvault.vault import Vault
+
+if TYPE_CHECKING:
+    from modelvault.registry import CheckRow
 
 
 def show(vault: Vault, name: ModelName) -> ShowResult:
@@ -32,8 +37,21 @@ def _known(told: ShowResult, vault: Vault, name: ModelName) -> ShowResult:
         metadata={(f"{line.path}: {line.key}" if several else line.key): line.value for line in metadata},
         installs=tuple(install_line(install, smokes) for install in vault.registry.installs(name)),
         published_at=row.published_at if row else None,
-        last_check=f"{checks[0].checked_at} ({checks[0].outcome})" if checks else None,
+        last_check=next((f"{check.checked_at} ({check.outcome})" for check in checks if check.hashed), None),
+        pickle_scan=next((_scan(check) for check in checks if not check.hashed), None),
+        accepted=_accepted(vault, told.model, name),
     )
+
+
+def _accepted(vault: Vault, model: ModelSummary, name: ModelName) -> str | None:
+    row = acceptance(vault, model.license, name)
+    other = "" if row is None or row.model == name.text else f", for {row.model}"
+    return f"by {row.user} at {row.accepted_at} ({row.how}{other})" if row else None
+
+
+def _scan(check: "CheckRow") -> str:
+    found = f": {check.detail}" if check.detail else ""
+    return f"{check.checked_at} ({check.outcome.removeprefix('pickle-')}{found})"
 
 
 def _told(stored: StoredModel, vault: Vault) -> ShowResult:
@@ -48,5 +66,7 @@ def _told(stored: StoredModel, vault: Vault) -> ShowResult:
         installs=(),
         published_at=None,
         last_check=None,
+        license_link=model.license_link,
+        license_files=model.license_files,
         warnings=lack_warning(vault, stored),
     )

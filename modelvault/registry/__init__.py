@@ -7,6 +7,7 @@ from modelvault.registry.connection import RegistryDamaged, RegistryUnreadable
 from modelvault.registry.database import Registry
 from modelvault.registry.replay import EventNotUnderstood, History, LoggedEvent
 from modelvault.registry.rows import (
+    AcceptanceRow,
     BundleRow,
     CheckRow,
     Direction,
@@ -17,6 +18,7 @@ from modelvault.registry.rows import (
 )
 
 __all__ = [
+    "AcceptanceRow",
     "BundleRow",
     "CheckRow",
     "Direction",

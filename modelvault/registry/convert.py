@@ -17,10 +17,11 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import decode_recipe, encode_recipe
-from modelvault.registry.rows import BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow, SmokeRow
+from modelvault.registry.rows import AcceptanceRow, BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow, SmokeRow
 from modelvault.registry.schema import (
     BundleTable,
     CheckTable,
+    EventTable,
     FileTable,
     InstallTable,
     MetadataTable,
@@ -47,6 +48,7 @@ def model_values(stored: StoredModel, published_at: str) -> Values:
         "source_repository": model.origin.repository,
         "source_commit": model.origin.commit,
         "license": model.license,
+        "license_link": model.license_link,
         "format": model.traits.format,
         "architecture": model.traits.architecture,
         "quantization": model.traits.quantization,
@@ -129,6 +131,7 @@ def model_row(row: ModelTable) -> ModelRow:
         traits=Traits(row.format, row.architecture, row.quantization, row.parameters, row.context_length),
         license=row.license,
         recipe=None if row.recipe is None else decode_recipe(row.recipe),
+        license_link=row.license_link,
     )
     return ModelRow(StoredModel(model, Digest.parse(row.manifest), row.manifest_size), row.published_at)
 
@@ -152,6 +155,13 @@ def metadata_row(row: MetadataTable) -> MetadataRow:
 def check_row(row: CheckTable) -> CheckRow:
     """Read a check."""
     return CheckRow(row.model, row.checked_at, row.outcome, row.detail)
+
+
+def acceptance_row(row: EventTable) -> AcceptanceRow:
+    """Read the acceptance of a license."""
+    data = _table(row.data)
+    license_name, model, user, how = (str(data.get(key)) for key in ("license", "model", "user", "how"))
+    return AcceptanceRow(license_name, model, user, how, row.time)
 
 
 def bundle_row(row: BundleTable) -> BundleRow:

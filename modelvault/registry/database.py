@@ -17,6 +17,7 @@ from modelvault.registry import convert, replay
 from modelvault.registry.connection import WRITE, Access, damaged
 from modelvault.registry.migrate import prepare
 from modelvault.registry.rows import (
+    AcceptanceRow,
     BundleRow,
     CheckRow,
     Direction,
@@ -29,6 +30,7 @@ from modelvault.registry.schema import (
     BlobTable,
     BundleTable,
     CheckTable,
+    EventTable,
     FileTable,
     InstallTable,
     MetadataTable,
@@ -207,6 +209,12 @@ class Registry:
         with self._reading() as session:
             rows = session.scalars(query.order_by(CheckTable.checked_at.desc(), CheckTable.id.desc()))
             return tuple(convert.check_row(row) for row in rows)
+
+    def acceptances(self) -> tuple[AcceptanceRow, ...]:
+        """Give the licenses that were accepted, the newest first."""
+        query = select(EventTable).where(EventTable.kind == "license-accepted").order_by(EventTable.number.desc())
+        with self._reading() as session:
+            return tuple(convert.acceptance_row(row) for row in session.scalars(query))
 
     def bundles(self) -> tuple[BundleRow, ...]:
         """Give the bundles written and imported, in the order recorded."""

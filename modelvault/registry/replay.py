@@ -186,6 +186,12 @@ def _checked(session: Session, data: Mapping[str, Any], when: str) -> None:
     add_check(session, CheckRow(_text(data, "model"), when, _text(data, "outcome"), _optional(data, "detail")))
 
 
+def _accepted(_session: Session, data: Mapping[str, Any], _when: str) -> None:
+    """Look at the acceptance of a license; the mirrored event is all that is kept of it."""
+    for key in ("license", "model", "user", "how"):
+        _text(data, key)
+
+
 def _bundle(direction: Direction) -> Callable[[Session, Mapping[str, Any], str], None]:
     def effect(session: Session, data: Mapping[str, Any], when: str) -> None:
         sequence, models = data["sequence"], data.get("models", [])
@@ -230,6 +236,7 @@ _SMOKE_TEXTS = ("engine", "directory", "model", "manifest", "installed_name", "o
 _EFFECTS: Mapping[str, Callable[[Session, Mapping[str, Any], str], None]] = {
     "model-published": _published,
     "check": _checked,
+    "license-accepted": _accepted,
     "bundle-written": _bundle("written"),
     "bundle-imported": _bundle("imported"),
     "install": add_install,

@@ -44,12 +44,31 @@ class MetadataRow:
 
 @dataclass(frozen=True, slots=True)
 class CheckRow:
-    """One time that a model was hashed again. ``outcome`` is ``ok`` or ``damaged``."""
+    """One time that a model was looked at.
+
+    Hashed again: ``outcome`` is ``ok`` or ``damaged``. Its pickles scanned: ``pickle-clean``, ``pickle-suspicious`` or ``pickle-dangerous``.
+    """
 
     model: str
     checked_at: str
     outcome: str
     detail: str | None = None
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the bytes were hashed again."""
+        return not self.outcome.startswith("pickle-")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptanceRow:
+    """One time that a ``user`` accepted a license, for a model; ``how`` is ``prompt`` or the option that was typed."""
+
+    license: str
+    model: str
+    user: str
+    how: str
+    accepted_at: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sqlalchemy import REAL, CheckConstraint, ForeignKey, ForeignKeyConstraint, 
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema this version knows, oldest first: the revisions in ``migrations/versions``."""
 
 HEAD = REVISIONS[-1]
@@ -57,6 +57,7 @@ class ModelTable(Base):
     size: Mapped[int]
     recipe: Mapped[str | None]
     published_at: Mapped[str]
+    license_link: Mapped[str | None]
 
     files: Mapped[list["FileTable"]] = relationship(order_by="FileTable.path", passive_deletes=True)
 

@@ -83,7 +83,10 @@ class InstallLine:
 
 @dataclass(frozen=True, slots=True)
 class ShowResult:
-    """Everything that the vault knows about one model."""
+    """Everything that the vault knows about one model.
+
+    Of its license: the address that the source gives, the files that hold the text, and who ``accepted`` it here, when and how.
+    """
 
     vault: Path
     model: ModelSummary
@@ -93,6 +96,10 @@ class ShowResult:
     installs: tuple[InstallLine, ...]
     published_at: str | None
     last_check: str | None
+    license_link: str | None = None
+    license_files: tuple[str, ...] = ()
+    accepted: str | None = None
+    pickle_scan: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -119,13 +126,14 @@ class PlannedDownload:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull would do (``--dry-run``)."""
+    """What a pull would do (``--dry-run``). ``license_page`` is where the license can be read."""
 
     vault: Path
     name: str
     repository: str
     commit: str
     license: str | None
+    license_page: str | None
     verified: bool | None
     files: tuple[PlannedDownload, ...]
     left_out: tuple[str, ...]

@@ -17,6 +17,7 @@ __all__ = ["Snapshot", "Source"]
 class Snapshot:
     """The files of a repository at one commit, as the source lists them; ``files`` are sorted by path.
 
+    ``license`` is its name, ``license_link`` the address of its text.
     ``gated`` says that the publisher asks for an agreement first; whether we have access shows at the first byte.
     ``parameters`` is the number of weights, where the source counts them.
     """
@@ -27,6 +28,7 @@ class Snapshot:
     license: str | None
     gated: bool
     parameters: int | None = None
+    license_link: str | None = None
 
 
 class Source(Protocol):

@@ -4,6 +4,7 @@ huggingface_hub does names, tokens, listings and errors; the bytes go through ``
 a file over one connection, from the start, and checks no digest.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -24,7 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
 
 from modelvault import __version__
-from modelvault.artifact import Algorithm, Digest, SourceFile
+from modelvault.artifact import Algorithm, Digest, SourceFile, check_link
 from modelvault.errors import SourceUnavailable, Transient, UsageProblem
 from modelvault.sources import Snapshot
 from modelvault.sources.certificates import certificates
@@ -78,6 +79,7 @@ class HubSource:
             license=_license(info),
             gated=bool(info.gated),
             parameters=_parameters(info),
+            license_link=_license_link(info),
         )
 
     def open_range(
@@ -199,6 +201,17 @@ def _parameters(info: ModelInfo) -> int | None:
     """Read how many weights the hub has counted in a GGUF repository."""
     total = info.gguf.get("total") if isinstance(info.gguf, dict) else None
     return total if type(total) is int and total > 0 else None
+
+
+def _license_link(info: ModelInfo) -> str | None:
+    """Read where the license's text lies. A file of the repository is no link: it comes along."""
+    card = info.card_data
+    link = card.get("license_link") if card is not None else None
+    if not isinstance(link, str):
+        return None
+    with contextlib.suppress(UsageProblem):  # a garbled one counts as none, as above
+        return check_link(link.strip())
+    return None
 
 
 def _offline(endpoint: str) -> SourceUnavailable:

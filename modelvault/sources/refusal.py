@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from modelvault.errors import SourceUnavailable
 
+_TOKENS = "https://huggingface.co/settings/tokens"
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -76,5 +77,5 @@ def _gated(asked: Asked) -> tuple[str, str]:
         )
     return (
         f"{asked.repository} is gated: its publisher asks for an agreement first",
-        f"accept the conditions at {page}, then {_LOG_IN}",
+        f"accept the conditions at {page}, make a token at {_TOKENS} and {_LOG_IN}",
     )

@@ -83,8 +83,8 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     note(pc, "keys", "new", "default")
     note(pc, "bundle", "tiny", "--to", drive, "--dry-run")
     note(pc, "bundle", "tiny", "--to", drive)
-    note(pc, "keys", "list")
-    note(pc, "keys", "show")
+    for words in ("keys list", "keys show", "policy show", "policy check", "policy accept tiny"):
+        note(pc, *words.split())
     note(pc, "inspect", only_bundle(drive))
     note(pc, "verify", only_bundle(drive))
     fingerprint = pc.json("keys", "show").result["keys"][0]["fingerprint"]

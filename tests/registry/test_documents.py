@@ -59,7 +59,13 @@ def test_the_documented_queries_answer(tmp_path: Path, query: str) -> None:
         registry.record_model(stored("first"), {"model.gguf": report()}, TIME)
         registry.record_model(stored("second"), {}, TIME)
         imported = {"key": "k", "label": "models", "sequence": 1, "index": "0", "models": ["first"]}
-        applied(registry, Logged(1, "install", install_record()), Logged(2, "bundle-imported", imported))
+        accepted = {"license": "llama3.1", "model": "first", "user": "root", "how": "prompt"}
+        applied(
+            registry,
+            Logged(1, "install", install_record()),
+            Logged(2, "bundle-imported", imported),
+            Logged(3, "license-accepted", accepted),
+        )
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         assert connection.execute(query).fetchall()

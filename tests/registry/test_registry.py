@@ -214,6 +214,7 @@ def test_unknown_kinds_are_only_mirrored(registry: Registry) -> None:
         Logged(1, "install", {"engine": "ollama"}),
         Logged(1, "uninstall", {"engine": 1, "directory": "d", "installed_name": "n"}),
         Logged(1, "check", {"outcome": "ok"}),
+        Logged(1, "license-accepted", {"license": "mit", "model": "a", "user": "root"}),
         Logged(1, "bundle-imported", {"key": "k", "label": "l", "sequence": "4", "index": "i"}),
         Logged(1, "bundle-imported", {"key": "k", "label": "l", "sequence": True, "index": "i"}),
         Logged(1, "bundle-written", {"key": "k", "label": "l", "sequence": 4, "index": "i", "models": [1]}),
