@@ -56,6 +56,16 @@ def test_ollama(tmp_path: Path, tiny_gguf: Path) -> None:
             assert any("the server does not list its models" in what for what in said(caught.value.result, "danger"))
 
 
+def test_llama_cpp(tmp_path: Path) -> None:
+    """Breaks if the real llama-server does not tell its release, or does so where nobody looks."""
+    program = require_engine("llama-server")
+    around = Surroundings({"PATH": str(program.parent), "OLLAMA_HOST": "127.0.0.1:1"}, tmp_path, tmp_path)
+    result = doctor(Vault.prospective(tmp_path / "vault"), (), around)
+    (what,) = (what for what in said(result, "ok") if str(program) in what)
+    assert " is release " in what
+    assert any("where its models lie is not known" in what for what in said(result, "note"))
+
+
 def test_vllm(tmp_path: Path) -> None:
     """Breaks if the real vLLM does not tell its release without being imported."""
     programs = require_engine("vllm").parent

@@ -146,8 +146,8 @@ def test_without_a_network(machine: Callable[..., Machine], tiny_gguf: Path, as_
 
 
 def llama_server(directory: Path) -> str:
-    """Give a real ``llama-server``, where there is one, else its command line over the library."""
-    program = engines_directory() / "bin/llama-server"
+    """Give the real ``llama-server``, where it is built (which takes an hour), else its command line over the library."""
+    program = engines_directory() / "llama-server/llama-server"
     if program.exists():
         return str(program)
     require_engine("xllamacpp")
