@@ -91,7 +91,7 @@ def bad_blob(index: Index, blob: Digest, what: str) -> DigestMismatch:
     """Build the error for a blob of the vault that cannot be bundled."""
     models = ", ".join(str(name) for name in index.needing({blob}))
     return DigestMismatch(
-        f"{index.called(blob)} {what}; it belongs to {models}",
+        f"{index.called(blob)} ({blob}) {what}; it belongs to {models}",
         hint="pull or add the model again, then bundle again; `modelvault verify` tells whether anything else is damaged",
         blob=str(blob),
     )

@@ -63,7 +63,7 @@ def fit(
     \b
     Examples:
       modelvault fit llama-3.1-70b --gpu 24GiB
-      modelvault fit Qwen/Qwen2.5-72B-Instruct-AWQ --gpu a100-80 --context 16384 --users 8
+      modelvault fit qwen2.5-72b-awq --gpu a100-80 --context 16384 --users 8
       modelvault fit ./a.gguf ./b.gguf --gpu 6GiB
     """
     from modelvault.config import default_home

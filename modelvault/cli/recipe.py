@@ -26,7 +26,7 @@ def recipe(
         ),
     ],
     gpu: Gpu = None,
-    form: Annotated[str, typer.Option("--as", metavar="command|systemd|compose", help="What to write.")] = "command",
+    form: Annotated[str, typer.Option("--as", metavar="FORM", help="command, systemd or compose.")] = "command",
     context: Annotated[
         int | None, typer.Option(metavar="TOKENS", parser=whole_number(256, 1 << 24), help="8192 by default.")
     ] = None,
@@ -45,14 +45,14 @@ def recipe(
     force: Annotated[bool, typer.Option("--force", help="Also for what does not fit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the command that starts an engine with an installed model.
+    """Write the command that starts an installed model.
 
     Its flags come from what fits: cards that work together, context, layers on the card, the offline environment.
 
     \b
     Examples:
       modelvault recipe llama-3.1-8b --engine llamacpp --gpu 24GiB
-      modelvault recipe llama-3.1-70b-awq --engine vllm --gpu 2xa100-80 --as systemd --users 16
+      modelvault recipe qwen2.5-72b-awq --engine vllm --gpu 2xa100-80 --as systemd
     """
     from modelvault.artifact import ModelName
     from modelvault.config import default_home
