@@ -31,6 +31,8 @@ _PROGRAMS = {
     "vllm-gguf": "vllm-gguf/.installed",
     "llama-server": "llama-server/llama-server",
 }
+_ON_REQUEST = {"llama-server"}
+"""Engines that `scripts/setup-engines` builds only where it is asked to."""
 OLLAMAS = ("ollama", "ollama-newer")
 """The releases: 0.24.0, which generates, and a newer one, which has no runner here and does all else."""
 
@@ -53,7 +55,7 @@ def require_engine(name: str) -> Path:
         found = program if program.exists() else None
     if found is None:
         reason = f"{name} is not installed in {engines_directory()}: run scripts/setup-engines"
-        if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1":
+        if os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1" and name not in _ON_REQUEST:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
@@ -289,3 +291,60 @@ def llama_generate(gguf_path: Path, prompt: str, *, tokens: int = 8) -> str:
         answer = json.loads(answer)
     text: str = answer["choices"][0]["text"] if "choices" in answer else answer["content"]
     return text
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """A running ``llama-server`` that offers several models."""
+
+    port: int
+    log: Path
+
+    def ask(self, path: str, body: object = None) -> Any:
+        """Call the HTTP API and decode its answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        try:
+            sent = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        assert answer.status == 200, f"{path}: {answer.status} {data[:500]!r}\n{self.log.read_text()[-5000:]}"
+        return json.loads(data)
+
+    def models(self) -> dict[str, Any]:
+        """List the models by name, as they are on disk now."""
+        return {model["id"]: model for model in self.ask("/models?reload=1")["data"]}
+
+    def complete(self, model: str, prompt: str, *, tokens: int = 8) -> str:
+        """Have a model loaded and complete a prompt."""
+        body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        text: str = self.ask("/v1/completions", body)["choices"][0]["text"]
+        return text
+
+
+@contextlib.contextmanager
+def llama_server(line: str) -> Iterator[LlamaServer]:
+    """Let a shell run a recipe's line with ``llama-server`` at its end, on a free loopback port and with a home of its own."""
+    program = require_engine("llama-server")
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="llama-home-") as home:
+        log = Path(home) / "server.log"
+        with log.open("wb") as sink:
+            server = subprocess.Popen(
+                ["sh", "-c", f"{line} --host 127.0.0.1 --port {port}"],
+                env={"PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}", "HOME": home},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=home,
+                start_new_session=True,
+            )
+        try:
+            _await_port(port, server, log)
+            yield LlamaServer(port, log)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the shell, the server, and one process for each model
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()

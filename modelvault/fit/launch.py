@@ -99,13 +99,18 @@ def _vllm(question: Question, reply: Answer, installed: Installed) -> Launch:
     return Launch(
         engine="vllm",
         title=f"vllm-{_title(installed)}",
-        program=("vllm", "serve", installed.name, *flags, *_others(installed.arguments, flags)),
+        program=("vllm", "serve", *_served(installed), *flags, *_others(installed.arguments, flags)),
         environment={**_QUIET, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_CACHE": installed.directory},
         port=_PORTS["vllm"],
         directory=installed.directory,
         image=_IMAGES["vllm"],
         inside="/models",
     )
+
+
+def _served(installed: Installed) -> list[str]:
+    """Name the model; GGUF is loaded by the path of its file, which would then be its name in the API."""
+    return [installed.file, "--served-model-name", installed.name] if installed.file else [installed.name]
 
 
 def _others(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
@@ -130,7 +135,10 @@ def _sglang(question: Question, reply: Answer, installed: Installed) -> Launch:
         _vllm(question, reply, installed),
         engine="sglang",
         title=f"sglang-{_title(installed)}",
-        program=("python", "-m", "sglang.launch_server", "--model-path", installed.name, *flags),
+        program=(
+            *("python", "-m", "sglang.launch_server", "--model-path", *_served(installed)),
+            *(*flags, *_others(installed.arguments, flags)),
+        ),
         environment={**_QUIET, "HF_HUB_CACHE": installed.directory},
         port=_PORTS["sglang"],
         image=_IMAGES["sglang"],
@@ -147,7 +155,10 @@ def _tgi(question: Question, reply: Answer, installed: Installed) -> Launch:
         _vllm(question, reply, installed),
         engine="tgi",
         title=f"tgi-{_title(installed)}",
-        program=("text-generation-launcher", "--model-id", installed.name, "--usage-stats", "off", *flags),
+        program=(
+            *("text-generation-launcher", "--model-id", installed.name, "--usage-stats", "off"),
+            *(*flags, *_others(installed.arguments, flags)),
+        ),
         environment={**_QUIET, "HF_HOME": installed.directory},
         port=_PORTS["tgi"],
         image=_IMAGES["tgi"],

@@ -1,6 +1,7 @@
 """Recipes that shells, systemd and compose take as they are."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -108,3 +109,17 @@ def test_tensor_parallel_and_json(server: Machine) -> None:
     """Two cards that work together are told so; the envelope holds the text."""
     ran = server.json("recipe", "org/tiny-awq", "--engine", "vllm", "--gpu", "2xa100-80")
     assert "--tensor-parallel-size 2" in json.dumps(ran.result)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tgi"])
+def test_a_model_that_brings_code(machine: Callable[..., Machine], tiny_awq: Path, tmp_path: Path, engine: str) -> None:
+    """What the install says that the engine has to be told must not get lost between its flags."""
+    folder = tmp_path / "code"
+    shutil.copytree(tiny_awq, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "configuration_x.Config"}}))
+    (folder / "configuration_x.py").write_text("class Config: ...\n")
+    one = machine("server")
+    one.run("add", folder, "--name", "org/code")
+    one.run("install", "org/code", "--engine", f"{engine}={one.root / 'hub'}")
+    assert "--trust-remote-code" in text(one, "org/code", "--engine", engine, "--gpu", "24GiB")
