@@ -24,6 +24,7 @@ from modelvault.operations.add import AddRequest, add
 from modelvault.operations.doctor import doctor
 from modelvault.operations.install import Placement, install
 from modelvault.progress import NoProgress
+from modelvault.registry.schema import REVISIONS
 from modelvault.results import plain
 from modelvault.results.engines import DoctorResult, Finding
 from modelvault.vault import Vault
@@ -514,7 +515,7 @@ def test_a_registry_of_another_version(vault: Vault, around: Surroundings, monke
     before = tree(vault.root)
     with monkeypatch.context() as patch:
         patch.setattr("modelvault.registry.migrate.HEAD", "9999")
-        patch.setattr("modelvault.registry.migrate.REVISIONS", ("0001", "0002", "9999"))
+        patch.setattr("modelvault.registry.migrate.REVISIONS", (*REVISIONS, "9999"))
         assert only(examine(vault, around), "note", "written by an older modelvault").subject == "registry"
     with monkeypatch.context() as patch:
         patch.setattr("modelvault.registry.migrate.REVISIONS", ("0001",))
