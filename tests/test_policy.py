@@ -57,6 +57,12 @@ def broken(tmp_path: Path, text: str, candidate: Candidate) -> list[tuple[str, s
         ('organizations = ["*"]', FOLDER, [("organizations", "ours")]),
         ('organizations = ["us"]', replace(FOLDER, name=ModelName("us/ours")), []),
         ('organizations = ["library"]', replace(AWQ, origin=Origin("ollama", "registry.ollama.ai/library/a")), []),
+        ('organizations = ["library/a"]', replace(AWQ, origin=Origin("ollama", "registry.ollama.ai/library/a")), []),
+        (
+            'organizations = ["library"]',
+            replace(AWQ, origin=Origin("ollama", "other.example/library/a")),
+            [("organizations", "other.example/library")],
+        ),
         ('formats = ["safetensors"]', AWQ, []),
         ('formats = ["gguf", "awq"]', AWQ, []),
         ('formats = ["gguf", "awq"]', GGUF, []),

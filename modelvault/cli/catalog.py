@@ -147,7 +147,7 @@ def entry_lines(result: "CatalogShow") -> Iterator[str]:
         ("weights", f"{entry.parameters}, about {human_size(entry.size)}"),
         ("context", f"{entry.context:,} tokens"),
         ("languages", ", ".join(map(language_name, entry.languages))),
-        ("license", entry.license + (", gated: it needs an account with access" if entry.gated else "")),
+        ("license", ", ".join((entry.license, *_conditions(entry)))),
         ("checked", "yes" if entry.verified else "no: nobody has compared source, license and files online yet"),
         ("entry", str(entry.file)),
     ]
@@ -162,6 +162,13 @@ def entry_lines(result: "CatalogShow") -> Iterator[str]:
         yield "other formats:"
         yield from (f"  {other.name}  about {human_size(other.size)}, {other.repository}" for other in result.others)
     yield f"next: modelvault pull {entry.name}"
+
+
+def _conditions(entry: "CatalogLine") -> Iterator[str]:
+    if entry.acceptance:
+        yield "asks to be accepted"
+    if entry.gated:
+        yield "gated: it needs an account with access"
 
 
 def _context(entry: "CatalogLine") -> str:

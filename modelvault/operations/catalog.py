@@ -98,6 +98,7 @@ def line(entry: CatalogEntry) -> CatalogLine:
         languages=entry.languages,
         license=entry.license,
         gated=entry.gated,
+        acceptance=entry.acceptance,
         verified=entry.verified,
         file=entry.file,
     )

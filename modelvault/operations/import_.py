@@ -10,12 +10,11 @@ from modelvault.bundle.index import ModelEntry
 from modelvault.bundle.receive import Received
 from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
 from modelvault.formats.remote_code import CODE_FORMAT
+from modelvault.operations.admitting import accept_licenses, admit
 from modelvault.operations.delivery import VolumesWanted, gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
 from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
-from modelvault.operations.judging import refused_unseen
-from modelvault.operations.licenses import Asking, Terms, settle_license
 from modelvault.operations.papers import require_place
 from modelvault.operations.placing import Job, jobs_for
 from modelvault.operations.publishing import is_published
@@ -35,7 +34,6 @@ from modelvault.operations.receiving import (
 )
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
-from modelvault.policy import wants_acceptance
 from modelvault.progress import Progress
 from modelvault.results.installs import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
 from modelvault.vault import Vault
@@ -104,7 +102,7 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         if request.allow_older and vault.history_lost:
             vault.accept_lost_history()
         if request.accept_license:
-            _accept_licenses(vault, jobs)
+            accept_licenses(vault, (job.order for job in jobs))
     results: list[ImportResult] = []
     outcomes: list[_Outcome] = []
     for job in jobs:
@@ -155,26 +153,9 @@ def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Or
     for delivery in in_turn(deliveries, named, marks, progress):
         check_news(vault, delivery.bundle, allow_older=request.allow_older)
         entries = tuple(delivery.bundle.index.model(name) for name in request.only) or delivery.bundle.index.models
-        bad = refused_unseen(vault, [entry.stored.model for entry in entries], acceptable=request.accept_license)
-        orders.append(
-            Order(
-                delivery,
-                tuple(entry for entry in entries if entry.name not in bad),
-                not request.only,
-                request.allow_older,
-                progress,
-                tuple((entry, bad[entry.name]) for entry in entries if entry.name in bad),
-            )
-        )
+        order = Order(delivery, entries, not request.only, request.allow_older, progress)
+        orders.append(admit(vault, order, acceptable=request.accept_license))
     return orders
-
-
-def _accept_licenses(vault: Vault, jobs: Sequence[Job]) -> None:
-    """Write down that the licenses are accepted that a policy wants accepted."""
-    for job in jobs:
-        for entry in job.order.entries:
-            if wants_acceptance(vault.policies, entry.stored.model.license):
-                settle_license(vault, Terms.of(entry.stored.model), Asking(accept=True))
 
 
 def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:

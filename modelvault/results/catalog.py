@@ -8,7 +8,7 @@ from pathlib import Path
 class CatalogLine:
     """One short name. ``parameters`` as its publisher says (``8.0B``), ``context`` in tokens, ``languages`` by their codes in ISO 639.
 
-    ``size`` is an estimate of the weights, in bytes; ``model`` is shared by all formats of a model; ``file`` is where the entry stands.
+    ``size`` is an estimate of the weights, in bytes; ``model`` is shared by all formats of a model; ``acceptance``: its license asks to be accepted; ``file`` is where the entry stands.
     """
 
     name: str
@@ -24,6 +24,7 @@ class CatalogLine:
     languages: tuple[str, ...]
     license: str
     gated: bool
+    acceptance: bool
     verified: bool
     file: Path
 

@@ -15,12 +15,15 @@ from faulty_hub import FaultyHub
 from huggingface_hub import constants
 from machines import Machine, only_bundle, trust
 from make_models import make_gguf_repository
+from ollama_registry import OllamaRegistry
+from ollama_stores import TEXTS, write_model
 from refusals import failed, succeeded
 from terminals import on_terminal
 
 from modelvault.artifact import ModelName
 from modelvault.errors import ModelvaultError, PolicyRefused, UsageProblem
 from modelvault.operations.add import AddRequest, add
+from modelvault.operations.adopt import AdoptRequest, adopt, ollama_name
 from modelvault.operations.bundle import BundleRequest, bundle
 from modelvault.operations.import_ import ImportRequest, import_bundles
 from modelvault.operations.pull import PullRequest, pull
@@ -274,6 +277,49 @@ def test_harmful_pickles(machine: Callable[..., Machine], tiny_awq: Path, tmp_pa
     server.run("import", drive)
     assert "dangerous" in server.json("show", MODEL).result["pickle_scan"]
     assert not Path("/tmp/never").exists()
+
+
+# ── Ollama's doors ──
+
+
+@pytest.mark.parametrize("where", ["registry", "store"])
+@pytest.mark.parametrize(
+    ("policy", "rule", "before"),
+    [
+        ('sources = ["hub"]', "sources", True),
+        ('organizations = ["acme"]', "organizations", True),
+        ('largest_model = "1kB"', "largest_model", True),
+        # What the license is called says the file itself.
+        ('[licenses]\nallow = ["mit"]', "licenses.allow", False),
+        ('[licenses]\naccept = ["apache-*"]', "licenses.accept", False),
+        ('organizations = ["library"]\n[licenses]\nallow = ["apache-2.0"]', None, False),
+    ],
+)
+def test_models_of_ollama(
+    tiny_gguf: Path, tmp_path: Path, where: str, policy: str, rule: str | None, before: bool
+) -> None:
+    """Breaks if what a rule forbids gets in from an Ollama registry or an Ollama store."""
+    store = tmp_path / "store"
+    write_model(store, "tiny:q8_0", [("model", next(tiny_gguf.glob("*.gguf"))), *TEXTS])
+    with OllamaRegistry(store) as registry, vault_with(policy, tmp_path / "vault") as vault:
+
+        def bring() -> None:
+            if where == "registry":
+                pull(vault, PullRequest(ModelName("ollama:tiny:q8_0"), endpoint=registry.url), NoProgress())
+            else:
+                vault.create()
+                adopt(vault, AdoptRequest(ollama_name("tiny:q8_0"), store), NoProgress())
+
+        if rule is None:
+            bring()
+            assert names(vault) == {"ollama:tiny:q8_0"}
+            return
+        with pytest.raises(PolicyRefused) as caught:
+            bring()
+        assert [item["rule"] for item in caught.value.data["violations"]] == [rule]
+        assert names(vault) == set()
+        if before:
+            assert registry.bytes_sent(registry.layer("tiny", "q8_0", "model")[0]) == 0
 
 
 # ── import: one refused, the others not ──
