@@ -90,8 +90,11 @@ class _Target:
     pin: Pin | None = None
 
     def pinned(self, pin: Pin | None) -> "_Target":
-        """Give the target at the repository and commit that are locked, if any are."""
-        return replace(self, repository=pin.repository, revision=pin.commit, pin=pin) if pin else self
+        """Give the target at the repository and commit that are locked, if any are. Of Ollama's, the tag is still asked for first."""
+        if pin is None:
+            return self
+        repository = pin.repository if self.name.ollama is None else self.repository
+        return replace(self, repository=repository, revision=pin.commit, pin=pin)
 
     def settled(self, quant: str | None) -> "_Target":
         """Give the target with the quantization that was chosen meanwhile, in its name, too."""

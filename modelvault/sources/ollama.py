@@ -59,18 +59,14 @@ class OllamaSource:
         self._manifests: dict[str, bytes] = {}
 
     def snapshot(self, repository: str, revision: str | None) -> Snapshot:
-        """Fetch the manifest of a tag, whose SHA-256 becomes the commit; ``revision``, if given, is the one that it must have.
+        """Fetch the manifest of a tag, whose SHA-256 becomes the commit; or the one of the ``revision``, a commit, if one is given.
 
-        Raises ``SourceUnavailable`` with a hint for the case at hand, and ``DigestMismatch`` for a manifest that was changed on the way.
+        Raises ``SourceUnavailable`` with a hint for the case at hand, ``DigestMismatch`` for a manifest that was changed on the way, and
+        ``UsageProblem`` for a revision that is none.
         """
-        name = OllamaName.parse(repository)
-        data = self._patiently(lambda: self._manifest(name))
+        name, wanted = OllamaName.parse(repository), _commit(revision)
+        data = self._patiently(lambda: self._manifest(name, wanted))
         commit = Digest.of_bytes(data).hex
-        if revision is not None and revision.removeprefix("sha256:") != commit:
-            raise SourceUnavailable(
-                f"{name} is at {commit} by now, not at {revision}",
-                hint="the tag was moved: leave --revision out to take what it names today",
-            )
         try:
             manifest = decode_manifest(data)
         except ValueError as error:
@@ -98,30 +94,52 @@ class OllamaSource:
 
     # -- the manifest
 
-    def _manifest(self, name: OllamaName) -> bytes:
-        url = f"{self.endpoint}/v2/{name.namespace}/{name.model}/manifests/{name.tag}"
+    def _manifest(self, name: OllamaName, wanted: Digest | None) -> bytes:
+        """Fetch the manifest that is ``wanted``, or else the one of the tag."""
+        if wanted is not None and (data := self._manifest_blob(name, wanted)) is not None:
+            return data
+        with self._asked(name, f"manifests/{name.tag}") as response:
+            if response.status != HTTPStatus.OK:
+                raise self._refusal(name, response)
+            data = response.read(MAX_MANIFEST + 1)
+        actual = Digest.of_bytes(data)
+        for said in filter(None, (response.headers.get(header) for header in _DIGEST_HEADERS)):
+            if said != str(actual):
+                raise DigestMismatch(
+                    f"{name}: the registry promised the manifest {said} and sent {actual}",
+                    hint="run the same command again; a proxy on the way may change what it carries",
+                    expected=said,
+                    actual=str(actual),
+                )
+        if wanted not in {None, actual}:
+            raise SourceUnavailable(
+                f"{name} is at {actual.hex} by now, and {self.endpoint} gives no other manifest",
+                hint="the tag was moved: leave --revision out to take what it names today",
+            )
+        return data
+
+    def _manifest_blob(self, name: OllamaName, wanted: Digest) -> bytes | None:
+        """Fetch a manifest by its digest, as Ollama's newer client does; ``None`` where the registry does not offer that."""
+        try:
+            with self._asked(name, f"blobs/{wanted}") as response:
+                data = response.read(MAX_MANIFEST + 1) if response.status == HTTPStatus.OK else b""
+        except SourceUnavailable:
+            return None  # what is really wrong shows when the tag is asked for
+        return data if Digest.of_bytes(data) == wanted else None
+
+    @contextlib.contextmanager
+    def _asked(self, name: OllamaName, what: str) -> Iterator[urllib3.BaseHTTPResponse]:
+        url = f"{self.endpoint}/v2/{name.namespace}/{name.model}/{what}"
         wanted = {"accept": MANIFEST_TYPE, "accept-encoding": "identity"}
         response = self._redirects.open(url, wanted, lambda at: self._ask(at, wanted), what=str(name)).response
         try:
             if response.status in BUSY:
                 raise _busy(response)
-            if response.status != HTTPStatus.OK:
-                raise self._refusal(name, response)
-            data = response.read(MAX_MANIFEST + 1)
+            yield response
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Transient("the connection broke") from error
         finally:
             response.close()
-        for header in _DIGEST_HEADERS:
-            said = response.headers.get(header)
-            if said is not None and said != str(Digest.of_bytes(data)):
-                raise DigestMismatch(
-                    f"{name}: the registry promised the manifest {said} and sent {Digest.of_bytes(data)}",
-                    hint="run the same command again; a proxy on the way may change what it carries",
-                    expected=said,
-                    actual=str(Digest.of_bytes(data)),
-                )
-        return data
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
         """Try again as long as the registry is just busy."""
@@ -205,6 +223,19 @@ class OllamaSource:
             hint="run the same command again; if that does not help, the registry lacks a part of the model",
             status=response.status,
         )
+
+
+def _commit(revision: str | None) -> Digest | None:
+    """Read a revision, which is a manifest's SHA-256: tags stand in the name."""
+    if revision is None:
+        return None
+    try:
+        return Digest.sha256(revision.removeprefix("sha256:"))
+    except ValueError as error:
+        raise UsageProblem(
+            f"not a revision of a model of Ollama's: {revision[:80]!r}",
+            hint="it is the SHA-256 of the manifest, 64 hex digits; a tag is written in the name: ollama:NAME:TAG",
+        ) from error
 
 
 def _elsewhere(response: urllib3.BaseHTTPResponse, size: int, *, whole: bool) -> str | None:

@@ -96,6 +96,28 @@ def test_a_revision(registry: OllamaRegistry, pc: Machine) -> None:
     succeeded(pc, "pull", TINY, "--revision", commit)
 
 
+def test_a_project_locks_what_the_tag_named(
+    registry: OllamaRegistry, pc: Machine, machine: Callable[..., Machine], tmp_path: Path, tiny_gguf: Path
+) -> None:
+    """Breaks if a lock does not lead to the same model on another machine, since it knows no tag, or the tag was moved."""
+    models, weights = tmp_path / "models", next(tiny_gguf.glob("*.gguf"))
+    write_model(models, "tiny:q8_0", [("model", weights), *TEXTS])
+    registry.models = models
+    project = tmp_path / "project.toml"
+    project.write_text('[[model]]\nname = "ollama:library/tiny:q8_0"\n')
+    pull = ("pull", "--all", "--file", project)
+    (first,) = succeeded(pc, *pull)["models"]
+    registry.faults.kept.append(registry.manifest("tiny", "q8_0"))
+    write_model(models, "tiny:q8_0", [("model", weights)])
+    (second,) = succeeded(machine("second", MODELVAULT_OLLAMA_REGISTRY=registry.url), *pull)["models"]
+    assert (second["name"], second["commit"]) == (first["name"], first["commit"])
+    registry.faults.kept.clear()
+    ran = machine("third", MODELVAULT_OLLAMA_REGISTRY=registry.url).run(*pull, code=10)
+    assert "the tag was moved" in ran.out + ran.err
+    (moved,) = succeeded(pc, *pull, "--update")["models"]
+    assert (moved["before"], moved["commit"] != first["commit"]) == (first["commit"], True)
+
+
 def test_what_is_no_gguf_model(registry: OllamaRegistry, pc: Machine, tmp_path: Path) -> None:
     """Breaks if a model that no other engine, and no vault, can do anything with is refused only after it was downloaded."""
     models = tmp_path / "models"
@@ -156,6 +178,7 @@ def test_every_name_that_is_listed_is_taken(
         assert succeeded(pc, "show", written)["model"]["name"] == TINY
         succeeded(pc, "verify", written)
     succeeded(pc, "pull", TINY)
+    assert succeeded(pc, "fit", TINY, "--gpu", "24GiB")["models"][0]["model"] == TINY
     succeeded(pc, "install", TINY, "--engine", f"folder={tmp_path / 'folder'}")
     assert (tmp_path / "folder/ollama@tiny@q8_0/model.gguf").exists()
     succeeded(pc, "install", TINY, "--engine", f"llamacpp={tmp_path / 'llama'}")

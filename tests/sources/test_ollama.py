@@ -106,12 +106,27 @@ def test_the_listing(registry: OllamaRegistry, nobody: Path) -> None:
 
 
 def test_a_revision_is_a_promise(registry: OllamaRegistry, nobody: Path) -> None:
-    """Breaks if a tag that was moved is taken for what a lock file or a person pinned."""
-    commit = snapshot(registry, nobody).commit
+    """Breaks if a tag that was moved is taken for what a lock file or a person pinned, or what the registry still has is not found."""
+    before, commit = registry.manifest("tiny", "q8_0"), snapshot(registry, nobody).commit
     assert snapshot(registry, nobody, revision=f"sha256:{commit}").commit == commit
-    message, hint = refused(registry, nobody, revision="0" * 64)
-    assert f"is at {commit} by now" in message
+    write_model(registry.models, "tiny:q8_0", [("model", b"another")])
+    moved = snapshot(registry, nobody).commit
+    message, hint = refused(registry, nobody, revision=commit)
+    assert f"is at {moved} by now" in message
     assert "--revision" in hint
+    registry.faults.kept.append(before)
+    assert snapshot(registry, nobody, revision=commit).commit == commit
+    registry.faults.refusals.append(Refusals(503, 1, {"Retry-After": "0"}, "blobs"))
+    assert snapshot(registry, nobody, revision=commit).commit == commit
+
+
+@pytest.mark.parametrize("revision", ["main", "sha256:", "0" * 63, "sha256:../x", "q8_0"])
+def test_a_revision_that_is_none(registry: OllamaRegistry, nobody: Path, revision: str) -> None:
+    """Breaks if a tag that is given as a revision is passed over, or becomes a part of an address."""
+    with pytest.raises(UsageProblem, match="not a revision") as caught:
+        snapshot(registry, nobody, revision=revision)
+    assert "ollama:NAME:TAG" in str(caught.value.hint)
+    assert registry.asked() == []
 
 
 @pytest.mark.parametrize("name", ["registry.ollama.ai/library/tiny:q9", "registry.ollama.ai/library/tyni:q8_0"])
