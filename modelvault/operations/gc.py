@@ -11,7 +11,7 @@ from modelvault.vault import Vault
 
 
 def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> GcResult:
-    """Delete unneeded blobs, and what is left of imports that a newer one overtook.
+    """Delete unneeded blobs, and what is left of imports that a newer one overtook and of bundles that were finished.
 
     With ``partial`` also unfinished transfers and imports that no process holds (they could be gone on with).
 
@@ -27,7 +27,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
             )
         unneeded = vault.store.unneeded()
         leftovers = tuple(vault.store.leftovers())
-        unfinished = _transfers(vault) if partial else _overtaken(vault)
+        unfinished = _transfers(vault) if partial else [*_overtaken(vault), *_void(vault)]
         idle = [path for path in unfinished if _take(path, locks, dry_run=dry_run)]
         freed = vault.store.freed_by(unneeded)
         size, linked = freed + sum(path.stat().st_size for path in leftovers), sum(unneeded.values()) - freed
@@ -81,6 +81,12 @@ def _overtaken(vault: Vault) -> list[Path]:
         if bundle.signer and bundle.index.sequence < marks.get((bundle.signer.fingerprint, bundle.index.label), 0):
             overtaken.append(path)
     return overtaken
+
+
+def _void(vault: Vault) -> list[Path]:
+    """List what a crash left of the journals of bundles that were finished: without its index it says nothing."""
+    journals = (vault.partial / "bundles").glob("*")
+    return [path for path in journals if path.is_dir() and not (path / "bundle.json").exists()]
 
 
 def _take(path: Path, locks: contextlib.ExitStack, *, dry_run: bool) -> bool:

@@ -1,5 +1,7 @@
 """Choosing drives: what a mount table says, what a file system can take, which volume goes where."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelvault.artifact import Digest
-from modelvault.bundle.drive import DriveFailed
+from modelvault.bundle.drive import DriveFailed, faults
 from modelvault.bundle.drives import (
     MAX_FAT,
     Drive,
@@ -133,6 +135,14 @@ def test_no_drive_is_overfilled(sizes: list[int], rooms: list[int]) -> None:
     assert all(volume.whole > room for volume in assigned.left_over for room in left)
     placed = [volume.number for volumes in assigned.volumes for volume in volumes]
     assert sorted([*placed, *(volume.number for volume in assigned.left_over)]) == [w.number for w in wanted]
+
+
+@pytest.mark.parametrize("name", ["EIO", "EROFS", "ENODEV", "ENOMEDIUM", "EUCLEAN", "ETIMEDOUT", "ESHUTDOWN"])
+def test_what_a_drive_that_went_away_says(tmp_path: Path, name: str) -> None:
+    """Breaks if one of the ways in which systems say that a drive is gone ends a bundle though another drive could go on."""
+    code = getattr(errno, name)
+    with pytest.raises(DriveFailed, match=os.strerror(code).lower()), faults(tmp_path, needed=lambda: 0):
+        raise OSError(code, os.strerror(code))
 
 
 def test_measure_leaves_nothing(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ def test_gc_shows_without_changing_anything(machine: Callable[..., Machine], tin
     planned = succeeded(pc, "gc", "--partial", "--dry-run")
     assert listing(pc.vault) == before
     assert set(planned["partial"]) == {transfer.name, journal.name}
+    # A journal without its index says nothing: it goes in any case.
+    assert succeeded(pc, "gc", "--dry-run")["partial"] == [journal.name]
+    (journal / "bundle.json").touch()
+    assert succeeded(pc, "gc", "--dry-run")["partial"] == []
+    (journal / "bundle.json").unlink()
     done = succeeded(pc, "gc", "--partial")
     assert planned | {"dry_run": False} == done
     assert [path.name for path in partial.rglob("*")] == ["bundles"]
