@@ -14,7 +14,7 @@ from modelvault.bundle.readme import readme
 from modelvault.bundle.restore import LIST_FILE, SCRIPT_FILE, restore_list, restore_script
 from modelvault.bundle.target import Target, check_place
 from modelvault.bundle.written import Order
-from modelvault.errors import ModelvaultError, NoSpace
+from modelvault.errors import ModelvaultError, NoSpace, of_the_system
 from modelvault.progress import Progress
 
 README = "README.txt"
@@ -184,8 +184,10 @@ class Targets:
             try:
                 self._check_next(number)
                 self._begin(self._here[0], self._numbers)
-            except (ModelvaultError, OSError) as error:
-                message = f"that drive does not do: {error}"
+            except ModelvaultError as error:
+                message = f"that does not do: {error.message}"
+            except OSError as error:
+                message = f"that does not do: {of_the_system(error).message}"
             else:
                 return
 
@@ -200,7 +202,7 @@ class Targets:
         # A complete one that is not safe elsewhere: what this drive has of it is not to be removed.
         if there := [at.number for at in wanted if self._journal.closed(at.number) and not at.gone]:
             taken_out = target.id in {taken.id for taken in self._taken_out}
-            other = "" if taken_out else "; to go on with that drive, break this off and run the same command again"
+            other = "" if taken_out else " (to go on with that drive, break this off and run the same command again)"
             raise ModelvaultError(f"{name_volumes(there)} of this bundle {_are(there)} on it already{other}")
         check_place(target.directory, self._order.raw, ours=self._journal.knows(target.id))
         check(found, max(map(worst_case, self._index.volumes)))

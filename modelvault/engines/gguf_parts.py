@@ -11,7 +11,7 @@ from modelvault.formats.modelfile import Modelfile
 
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix)(?:[^a-z]|$)", re.IGNORECASE)
+_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix|draft)(?:[^a-z]|$)", re.IGNORECASE)
 _DRAFT = re.compile(r"(?:mtp|dspark|dflash)-")
 _F16 = re.compile(r"(?:^|[^b])f16", re.IGNORECASE)
 
@@ -35,7 +35,7 @@ def choose_parts(model: Model, modelfile: Modelfile, who: str = "Ollama") -> Par
     """Sort a model's GGUF files for the engine ``who``. Raises ``EngineRefused`` with the reason alone as its message; ``UsageProblem`` for a wrong ADAPTER.
 
     A projector is known by ``mmproj`` in its name, an adapter by the Modelfile's ADAPTER. Draft models, and files with ``lora``,
-    ``adapter`` or ``imatrix`` as a word of their name, are never taken for the model where others are there.
+    ``adapter``, ``draft`` or ``imatrix`` as a word of their name, are never taken for the model where others are there.
     """
     files = gguf_files(model)
     if not files:

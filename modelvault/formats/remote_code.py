@@ -1,6 +1,6 @@
-"""The Python code that a repository's JSON files name in ``auto_map``, which transformers, and engines on it, run where that is allowed.
+"""The Python code that a repository's JSON files name, which transformers, and engines on it, run where that is allowed.
 
-A class is named ``file.Class`` where ``file.py`` lies in the same repository, ``org/name--file.Class`` where it lies in another
+``auto_map`` names classes, ``custom_pipelines`` more of them. A class is named ``file.Class`` where ``file.py`` lies in the same repository, ``org/name--file.Class`` where it lies in another
 (``dynamic_module_utils.py`` of transformers 5.19). A list or an object holds alternatives.
 """
 
@@ -17,9 +17,11 @@ CODE_MAPS = (
     "tokenizer_config.json",
     "processor_config.json",
     "preprocessor_config.json",
+    "image_processor_config.json",
     "video_preprocessor_config.json",
+    "feature_extractor_config.json",
 )
-"""The files at the top level of a repository in which transformers looks for an ``auto_map``."""
+"""The files at the top level of a repository in which transformers looks for names of code."""
 MAX_CODE_MAP = 32 << 20
 """Bytes; a tokenizer's configuration lists its added tokens, and may have a few million."""
 CODE_FORMAT = "code"
@@ -70,13 +72,28 @@ def code_needs(references: Sequence[CodeReference], paths: Collection[str], repo
 
 
 def read_code_map(data: bytes) -> tuple[CodeReference, ...]:
-    """Find what one of ``CODE_MAPS`` names. Raises ``ValueError`` for one that has an ``auto_map`` and is no valid JSON object."""
-    return code_references(decode_object(data)) if b'"auto_map"' in data else ()
+    """Find what one of ``CODE_MAPS`` names. Raises ``ValueError`` for one that names code and is no valid JSON object."""
+    names_code = any(key in data for key in (b'"auto_map"', b'"custom_pipelines"'))
+    return code_references(decode_object(data)) if names_code else ()
 
 
 def code_references(document: Mapping[str, Any]) -> tuple[CodeReference, ...]:
     """Find what a decoded file names, each once and in order."""
-    return tuple(dict.fromkeys(_reference(text) for text in _texts(document.get("auto_map"))))
+    return tuple(dict.fromkeys(_reference(text) for _, text in named_code(document)))
+
+
+def named_code(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give every name of code in a decoded file, with what it is for."""
+    # Those of a part, as text_config, count as well: its model may be made by itself.
+    for part in (document, *(value for value in document.values() if isinstance(value, dict))):
+        value = part.get("auto_map")
+        table = value if isinstance(value, dict) else {"auto_map": value}
+        yield from ((str(kind), text) for kind, entry in table.items() for text in _texts(entry))
+    pipelines = document.get("custom_pipelines")
+    for task, pipeline in pipelines.items() if isinstance(pipelines, dict) else ():
+        yield from (
+            (str(task), text) for text in _texts(pipeline.get("impl") if isinstance(pipeline, dict) else pipeline)
+        )
 
 
 def is_code_alone(paths: Sequence[str]) -> bool:
@@ -88,10 +105,9 @@ def is_code_alone(paths: Sequence[str]) -> bool:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    entries = value.values() if isinstance(value, dict) else [value]
-    for entry in entries:
-        inner = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
-        yield from (text for text in inner if isinstance(text, str))
+    """Give the alternatives that an entry holds."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    yield from (text for text in inner if isinstance(text, str))
 
 
 def _reference(text: str) -> CodeReference:

@@ -104,10 +104,14 @@ def bundle(vault: Vault, request: BundleRequest, progress: Progress) -> BundlePl
         written = _write(vault, request, index, signer, contents.site, progress)
     result = replace(_result(vault, request, index, written, signer), new_key=first)
     if not written.finished:
+        again = (
+            "put each of them into the slot, with room for the sums, and run the same command again"
+            if request.swap
+            else "connect the other drives, with room for the sums, and run the same command again with all of them"
+        )
         raise PartlyDone(
             "all volumes are written, but not every drive that holds some got its sums",
-            hint="connect the other drives, with room for the sums, and run the same command again with all of them;"
-            " if one is lost or was emptied: `modelvault gc --partial`, then bundle again",
+            hint=f"{again}; if one is lost or was emptied: `modelvault gc --partial`, then bundle again",
             result=result,
         )
     return result

@@ -133,10 +133,19 @@ def _opened(
         # Volumes answer to the signed index of another drive as well; their tables say which one they belong to.
         twin = next((bundle for bundle in found.values() if path.name in {place.name for place in bundle.places}), None)
         if twin is None:
-            raise problem
+            raise _without(problem, found.values())
         found[twin.digest] = replace(twin, places=(*twin.places, path))
         warnings.append(f"{problem.message}: what lies there is read by the index in {twin.places[0]}")
     return tuple(found.values()), tuple(warnings)
+
+
+def _without(problem: ModelvaultError, others: Collection[OpenBundle]) -> ModelvaultError:
+    """Say how the bundles that are in order are imported without the one that is not."""
+    if others:
+        paths = " ".join(str(place) for bundle in others for place in bundle.places)
+        without = f"without it: `modelvault import {paths}`"
+        problem.hint = f"{problem.hint}; {without}" if problem.hint else without
+    return problem
 
 
 def _open_kept(

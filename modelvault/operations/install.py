@@ -136,7 +136,7 @@ def install(
     if dry_run:
         warnings += obstacles(disks(writes(done)))
     result = InstallResult(vault.root, dry_run, tuple(done), tuple(warnings))
-    if problems and not done:
+    if len(problems) == len(targets):  # code may have gone in that the model needs; without the model, that is nothing
         raise problems[0]
     if problems:
         raise PartlyDone(

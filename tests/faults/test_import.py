@@ -502,9 +502,9 @@ def test_engine_full(heavy: Shipment, tmp_path: Path, disk: Path) -> None:
 def test_which_bundle(delivery: Delivery) -> None:
     """Breaks if import picks a bundle for the user where there are several, or does not say what to do where there is none."""
     server, drive = delivery.server, delivery.bundle.parent
-    second = drive / "models-1.mvbundle"
-    shutil.copytree(delivery.bundle, second)
-    flip_bit(second / "bundle.json", 9)  # another one: two copies of one bundle are no choice
+    pc = Machine(Path(shutil.copytree(delivery.shipment.pc.root, drive.parent / "pc")))
+    pc.run("bundle", GGUF, "--label", "others", "--to", drive)
+    (second,) = drive.glob("others-*")
     error = server.json("import", drive, code=2).document["error"]
     assert error["data"]["bundles"] == sorted(map(str, (delivery.bundle, second)))
     assert all(str(bundle) in error["hint"] for bundle in (delivery.bundle, second))
@@ -530,9 +530,10 @@ def test_mounted_drives_are_searched(delivery: Delivery, as_root: None) -> None:
     server_again = delivery.server.run("import", prefix=(*prefix, copy, "sh"))
     assert "everything was here already" in server_again.out
     two = copy.replace(" && exec", " && echo >> /mnt/copy.mvbundle/bundle.json && exec")
-    ran = delivery.server.run("import", code=2, prefix=(*prefix, two, "sh"))
-    assert f"/media/me/ssd/{delivery.bundle.name}" in ran.err
-    assert "/mnt/copy.mvbundle" in ran.err
+    # A damaged one is not passed over in silence, for it may be the one that was meant.
+    ran = delivery.server.run("import", code=14, prefix=(*prefix, two, "sh"))
+    assert "/mnt/copy.mvbundle: the signature does not fit" in ran.err
+    assert f"modelvault import /media/me/ssd/{delivery.bundle.name}" in ran.err
 
 
 @pytest.mark.parametrize(

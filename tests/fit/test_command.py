@@ -86,7 +86,7 @@ def test_a_model_of_the_vault(tiny_awq: Path, machine: Callable[..., Machine]) -
 def test_several_on_one_card(model: Path, tiny_gguf: Path, machine: Callable[..., Machine]) -> None:
     """The small one whole, the other with the layers for which there is room."""
     small = next(tiny_gguf.glob("*.gguf"))
-    result = succeeded(machine("pc"), "fit", model, small, "--gpu", "1300MiB", "--context", "512")
+    result = succeeded(machine("pc"), "fit", model, small, "--gpu", "1600MiB", "--context", "512")
     large, tiny = result["models"]
     assert tiny["verdict"] == "fits"
     assert large["verdict"] == "fits partly"

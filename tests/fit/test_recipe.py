@@ -37,7 +37,8 @@ def test_command_lines(model: str, engine: str, server: Machine, tmp_path: Path)
     """A script that a shell reads otherwise than it was meant starts the wrong thing, or nothing."""
     path = tmp_path / "start.sh"
     path.write_text(text(server, model, "--engine", engine, "--gpu", "24GiB", "--users", "2"))
-    subprocess.run([require_program("shellcheck"), path], check=True)
+    # A path with a $ is in single quotes so that it stays one.
+    subprocess.run([require_program("shellcheck"), "--exclude=SC2016", path], check=True)
     program = {"llamacpp": "llama-server", "ollama": "ollama", "vllm": "vllm"}[engine]
     fake = tmp_path / "bin" / program
     fake.parent.mkdir()

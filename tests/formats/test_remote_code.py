@@ -52,6 +52,15 @@ def test_any_value_is_read(value: Any) -> None:
         assert reference.repository is None or ".." not in reference.file
 
 
+def test_parts_and_pipelines_name_code_as_well() -> None:
+    """A model of text and pictures may have its maps in its parts; a pipeline of its own is run like any other code."""
+    document = {
+        "text_config": {"auto_map": {"AutoConfig": "modeling_x.Config"}},
+        "custom_pipelines": {"task": {"impl": "org/other--modeling_x.Pipeline"}, "odd": 1},
+    }
+    assert code_references(document) == (OWN, OTHER)
+
+
 def test_what_is_needed() -> None:
     """A repository that names itself needs no other."""
     more = CodeReference("b.py", "org/other")

@@ -66,7 +66,7 @@ def files_of(folder: Path) -> dict[str, Path]:
             ["processor_config.json: AutoProcessor = p.P"],
         ),
         ("custom_generate/generate.py", {}, ["custom_generate/generate.py"]),
-        ("modeling.py", {}, []),
+        ("modeling.py", {}, ["modeling.py"]),  # nothing but code is there to be run
         ("sub/config.json", {"auto_map": {"AutoModel": "m.M"}}, []),
     ],
 )
@@ -75,6 +75,12 @@ def test_code_is_found(tmp_path: Path, name: str, content: object, expected: lis
     file = tmp_path / "file"
     file.write_text(json.dumps(content))
     assert list(find_code({name: file})) == expected
+
+
+def test_python_beside_a_model_is_not_run_by_itself(tmp_path: Path) -> None:
+    """Breaks if a policy against code refuses every model that brings a script along."""
+    (tmp_path / "config.json").write_text("{}")
+    assert find_code({name: tmp_path / "config.json" for name in ("config.json", "convert.py")}) == ()
 
 
 def test_what_cannot_be_read_may_refer_to_code(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_bundle_is_planned_of_what_is_there(machine: Callable[..., Machine], t
     largest = max((pc.vault / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     largest.unlink()
     error = pc.json("bundle", "--to", tmp_path, "--dry-run", code=12).document["error"]
-    assert f"{largest.name} is missing from the vault" in error["message"]
+    assert f"{largest.name}) is missing from the vault" in error["message"]
 
 
 def test_the_drives_of_two_models(world: World, tmp_path: Path) -> None:

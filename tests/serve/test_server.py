@@ -323,4 +323,4 @@ except UsageProblem as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert missing in done.stdout
-    assert "modelvault[serve]" in done.stdout
+    assert "pip install starlette uvicorn" in done.stdout
