@@ -80,7 +80,7 @@ def test_code_is_found(tmp_path: Path, name: str, content: object, expected: lis
 def test_python_beside_a_model_is_not_run_by_itself(tmp_path: Path) -> None:
     """Breaks if a policy against code refuses every model that brings a script along."""
     (tmp_path / "config.json").write_text("{}")
-    assert find_code({name: tmp_path / "config.json" for name in ("config.json", "convert.py")}) == ()
+    assert find_code(dict.fromkeys(("config.json", "convert.py"), tmp_path / "config.json")) == ()
 
 
 def test_what_cannot_be_read_may_refer_to_code(tmp_path: Path) -> None:
