@@ -434,16 +434,22 @@ awk -v model="$model" 'FILENAME == ARGV[1] { good[$1]; next }
 # own_name FILE HEX LAST: LAST says whether no other file needs the blob after this one.
 own_name() {
     if [ -e "$1" ] || [ -h "$1" ]; then
-        if is_file "$1" && [ "$(digest "$1")" = "$2" ]; then return 0; fi
-        fail 1 "$1 is in the way" "remove it, or choose another directory"
+        there=''
+        if is_file "$1"; then there=$(digest "$1"); fi
+        if [ "$there" = "$2" ]; then return 0; fi
+        # What an earlier bundle brought is replaced: the layout still has it.
+        if [ -z "$there" ] || ! is_file "$blobs/$there"; then
+            fail 1 "$1 is in the way" "remove it, or choose another directory"
+        fi
     fi
-    if ln "$blobs/$2" "$1" 2> /dev/null; then return 0; fi
     rm -f "$1.restoring"
-    if [ "$3" = last ]; then
-        mv "$blobs/$2" "$1.restoring"
-    else
-        cp "$blobs/$2" "$1.restoring"
-    fi || fail 15 "cannot write $1" "make room, and run the same command again"
+    if ! ln "$blobs/$2" "$1.restoring" 2> /dev/null; then
+        if [ "$3" = last ]; then
+            mv "$blobs/$2" "$1.restoring"
+        else
+            cp "$blobs/$2" "$1.restoring"
+        fi || fail 15 "cannot write $1" "make room, and run the same command again"
+    fi
     mv -f "$1.restoring" "$1"
 }
 

@@ -371,6 +371,25 @@ def test_thin_bundles_count_what_is_there(tmp_path: Path, shell: Shell) -> None:
     assert len(list((tmp_path / "out").glob("index.json.before-*"))) == 1
 
 
+def test_an_update_replaces_what_changed(tmp_path: Path, shell: Shell) -> None:
+    """Breaks if an update cannot be restored over what it updates, or if a file that is not ours is overwritten."""
+    old = {"config.json": noise(2000, 7), "model.safetensors": LARGE, "old.txt": b"old"}
+    new = {"config.json": CONFIG, "model.safetensors": LARGE, "new.txt": b"new"}
+    base = lay_out(build({"org/large": old}), tmp_path / "a" / "models-7.mvbundle")
+    thin = lay_out(build({"org/large": new}, held=[LARGE]), tmp_path / "b" / "models-8.mvbundle")
+    files, out = tmp_path / "files", tmp_path / "out"
+    shell.run(base.directory / "restore.sh", "--files", files, out)
+    update = (thin.directory / "restore.sh", "--files", files, out)
+    mine = files / "org--large" / "new.txt"
+    mine.write_text("notes of somebody")
+    assert f"{mine} is in the way" in shell.run(*update, code=1).stderr
+    assert mine.read_text() == "notes of somebody"
+    mine.unlink()
+    shell.run(*update)
+    assert named(files / "org--large") == {**old, **new}
+    assert blobs(out) == all_blobs(base.index) | all_blobs(thin.index)
+
+
 def test_patches_are_left_to_modelvault(pristine: Trip, dash: Shell, tmp_path: Path) -> None:
     """Breaks if pieces of another bundle are taken for whole files."""
     made = pristine.made
