@@ -248,14 +248,21 @@ class Vault:
                 self._catch_up(history)
             return event
 
-    def publish(self, model: Model, reports: Mapping[str, FileReport]) -> StoredModel:
-        """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there."""
+    def publish(
+        self, model: Model, reports: Mapping[str, FileReport], bundle: Mapping[str, Any] | None = None
+    ) -> StoredModel:
+        """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there.
+
+        ``bundle`` says which one brought it, if one did: its ``label``, its ``sequence``, the fingerprint of the ``key`` that signed it.
+        """
         registry = self.registry
         stored = self.store.add(model)
         # The event first: where the registry has a model, the log has it, too.
-        data = {"model": model.name.text, "manifest": str(stored.manifest)}
+        data: dict[str, Any] = {"model": model.name.text, "manifest": str(stored.manifest)}
         if model.recipe is not None:
             data["recipe"] = encode_recipe(model.recipe)  # the one thing that only the list of models has
+        if bundle is not None:
+            data["bundle"] = dict(bundle)
         event = self.record("model-published", data)
         registry.record_model(stored, reports, event.time)
         return stored

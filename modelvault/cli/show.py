@@ -59,6 +59,7 @@ def lines(result: "ShowResult", *, metadata: bool) -> Iterator[str]:
         ("accepted", result.accepted),
         ("manifest", model.manifest.hex),
         ("added", result.published_at),
+        ("brought by", result.brought_by),
         ("last verified", result.last_check),
         ("pickle scan", result.pickle_scan),
         ("vault", str(result.vault)),

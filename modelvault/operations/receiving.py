@@ -187,7 +187,7 @@ def publish(vault: Vault, order: Order, received: Received) -> Published:
                 continue
             try:
                 with in_words():
-                    _publish_model(vault, entry, received.blobs, reports[entry.name])
+                    _publish_model(vault, order, entry, received.blobs, reports[entry.name])
             except ModelvaultError as error:
                 refused[entry.name] = error
         if _complete(order, refused) and not _is_recorded(vault, order):
@@ -284,13 +284,21 @@ def _inspect(vault: Vault, order: Order, entry: ModelEntry, received: Received) 
     return report
 
 
-def _publish_model(vault: Vault, entry: ModelEntry, staged: Mapping[Digest, Path], report: ModelReport) -> None:
+def _publish_model(
+    vault: Vault, order: Order, entry: ModelEntry, staged: Mapping[Digest, Path], report: ModelReport
+) -> None:
     for blob in entry.blobs:
         path = _place(vault, entry, blob, staged)
         if path != vault.store.blob_path(blob.digest):
             vault.store.publish_blob(path, blob.digest)
     if not is_published(vault, entry.stored.model):
-        vault.publish(entry.stored.model, report.reports)
+        index, signer = order.bundle.index, order.bundle.signer
+        brought_by = {
+            "label": index.label,
+            "sequence": index.sequence,
+            "key": signer.fingerprint if signer else None,
+        }
+        vault.publish(entry.stored.model, report.reports, brought_by)
         record_scan(vault, entry.name, report.advice)
 
 

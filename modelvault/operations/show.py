@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from modelvault.artifact import ModelName, StoredModel
+from modelvault.artifact import Digest, ModelName, StoredModel
 from modelvault.errors import ModelvaultError
 from modelvault.operations.licenses import acceptance
 from modelvault.operations.summaries import install_line, lack_warning, summarize
@@ -40,7 +40,19 @@ def _known(told: ShowResult, vault: Vault, name: ModelName) -> ShowResult:
         last_check=next((f"{check.checked_at} ({check.outcome})" for check in checks if check.hashed), None),
         pickle_scan=next((_scan(check) for check in checks if not check.hashed), None),
         accepted=_accepted(vault, told.model, name),
+        brought_by=_brought_by(vault, name, told.model.manifest),
     )
+
+
+def _brought_by(vault: Vault, name: ModelName, manifest: Digest) -> str | None:
+    bundle = vault.registry.brought_by(name, manifest)
+    if bundle is None:
+        return None
+    if bundle.key_fingerprint is None:
+        return f"bundle {bundle.label}, sequence {bundle.sequence}, UNSIGNED: nobody vouches for its origin"
+    names = {info.fingerprint: info.name for info in vault.keys.list()}
+    signer = names.get(bundle.key_fingerprint, bundle.key_fingerprint)
+    return f"bundle {bundle.label}, sequence {bundle.sequence}, signed by {signer}"
 
 
 def _accepted(vault: Vault, model: ModelSummary, name: ModelName) -> str | None:

@@ -17,7 +17,16 @@ from modelvault.artifact import (
     Traits,
 )
 from modelvault.modelpack import decode_recipe, encode_recipe
-from modelvault.registry.rows import AcceptanceRow, BundleRow, CheckRow, InstallRow, MetadataRow, ModelRow, SmokeRow
+from modelvault.registry.rows import (
+    AcceptanceRow,
+    BundleRow,
+    CheckRow,
+    Delivered,
+    InstallRow,
+    MetadataRow,
+    ModelRow,
+    SmokeRow,
+)
 from modelvault.registry.schema import (
     BundleTable,
     CheckTable,
@@ -162,6 +171,15 @@ def acceptance_row(row: EventTable) -> AcceptanceRow:
     data = _table(row.data)
     license_name, model, user, how = (str(data.get(key)) for key in ("license", "model", "user", "how"))
     return AcceptanceRow(license_name, model, user, how, row.time)
+
+
+def delivered(row: EventTable) -> Delivered | None:
+    """Read which bundle brought a model, of the event that it was published; ``None`` if none did, or it does not say so."""
+    match _table(row.data).get("bundle"):
+        case {"label": str(label), "sequence": int(sequence), "key": str() | None as key}:
+            return Delivered(label, sequence, key)
+        case _:
+            return None
 
 
 def bundle_row(row: BundleTable) -> BundleRow:

@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session, selectinload
 
-from modelvault.artifact import FileReport, ModelName, StoredModel
+from modelvault.artifact import Digest, FileReport, ModelName, StoredModel
 from modelvault.errors import ModelvaultError
 from modelvault.filesystem import on_network_file_system
 from modelvault.fsio import fsync_directory, temporary_beside
@@ -20,6 +20,7 @@ from modelvault.registry.rows import (
     AcceptanceRow,
     BundleRow,
     CheckRow,
+    Delivered,
     Direction,
     InstallRow,
     MetadataRow,
@@ -215,6 +216,22 @@ class Registry:
         query = select(EventTable).where(EventTable.kind == "license-accepted").order_by(EventTable.number.desc())
         with self._reading() as session:
             return tuple(convert.acceptance_row(row) for row in session.scalars(query))
+
+    def brought_by(self, name: ModelName, manifest: Digest) -> Delivered | None:
+        """Say which bundle brought a model as it is now; ``None`` if none did."""
+        query = (
+            select(EventTable)
+            .where(
+                EventTable.kind == "model-published",
+                func.json_extract(EventTable.data, "$.model") == name.text,
+                func.json_extract(EventTable.data, "$.manifest") == str(manifest),
+            )
+            .order_by(EventTable.number.desc())
+            .limit(1)
+        )
+        with self._reading() as session:
+            row = session.scalars(query).first()
+            return convert.delivered(row) if row is not None else None
 
     def bundles(self) -> tuple[BundleRow, ...]:
         """Give the bundles written and imported, in the order recorded."""

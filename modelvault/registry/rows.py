@@ -72,6 +72,15 @@ class AcceptanceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivered:
+    """The bundle that brought a model. ``key_fingerprint`` is ``None`` for one imported unsigned."""
+
+    label: str
+    sequence: int
+    key_fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BundleRow:
     """A bundle that was written or completely imported. ``key_fingerprint`` is ``None`` for one imported unsigned."""
 

@@ -86,6 +86,7 @@ class ShowResult:
     """Everything that the vault knows about one model.
 
     Of its license: the address that the source gives, the files that hold the text, and who ``accepted`` it here, when and how.
+    ``brought_by`` is the bundle that it came in, and who signed that; absent if it did not come in one.
     """
 
     vault: Path
@@ -100,6 +101,7 @@ class ShowResult:
     license_files: tuple[str, ...] = ()
     accepted: str | None = None
     pickle_scan: str | None = None
+    brought_by: str | None = None
     warnings: tuple[str, ...] = ()
 
 

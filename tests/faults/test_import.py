@@ -179,6 +179,9 @@ def test_untrusted_bundles(delivery: Delivery, deed: Callable[[Delivery], None])
         ran = delivery.server.json("import", delivery.bundle, *delivery.engines, "--allow-unsigned")
         assert "no proof" in " ".join(ran.document["warnings"])
         assert delivery.installed() == BOTH
+        assert "UNSIGNED" in delivery.server.json("show", GGUF).result["brought_by"]
+        delivery.server.run("registry", "rebuild")
+        assert "UNSIGNED" in delivery.server.run("show", GGUF).out
 
 
 def test_a_signature_of_a_table_by_another_key(delivery: Delivery, tmp_path: Path) -> None:
