@@ -39,8 +39,22 @@ def pull(
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option(metavar="QUANT", help="Which GGUF of the repository, as Q4_K_M; asked for if left away."),
+        typer.Option(
+            metavar="QUANT",
+            help="Which GGUF of the repository, as Q4_K_M; auto: the best that fits. Asked for if left away.",
+        ),
     ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CARDS", help="Refuse what does not fit these cards, as 24GiB, 2x4090. Repeatable."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS", parser=whole_number(256, 1 << 24), help="With --fit: the context to have room for; 8192."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --fit: pull what does not fit, too.")] = False,
     include: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Take only these files. Repeatable.")
     ] = None,
@@ -77,17 +91,24 @@ def pull(
     Examples:
       modelvault pull llama-3.1-8b
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant Q4_K_M
+      modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant auto --fit 24GiB
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
       modelvault pull ollama:llama3.1:70b-instruct-q4_K_M
       modelvault pull --all
     """
     one = {"a name": name, "--revision": revision, "--quant": quant, "--include": include, "--exclude": exclude}
     _check(all_, [option for option, value in one.items() if value], file is not None or update)
+    if (context is not None or force) and not fit:
+        raise typer.BadParameter("--context and --force belong to --fit")
+    if all_ and fit:
+        raise typer.BadParameter("--fit is for one model")
     from modelvault.cli.choosing import ask_for_quantization
     from modelvault.cli.project import project_lines
     from modelvault.config import default_home, parse_size
+    from modelvault.operations.fitting import Room
     from modelvault.operations.project import ProjectRequest, pull_project
-    from modelvault.operations.pull import PullRequest, name_wanted, pull
+    from modelvault.operations.pull import PullRequest, pull
+    from modelvault.operations.upstream import name_wanted
     from modelvault.sources.selection import Wish
     from modelvault.vault import Vault
 
@@ -103,6 +124,7 @@ def pull(
             accept_license=accept_license,
             consent=None if as_json else consent_prompt(),
             dry_run=dry_run,
+            room=Room(tuple(fit), context, force) if fit else None,
         )
 
     def one_model(progress: "Progress") -> "PullPlan | PullResult":
@@ -148,6 +170,8 @@ def lines(result: "PullPlan | PullResult") -> Iterator[str]:
         yield f"{plan.name}: {plan.repository} at {plan.commit[:12]}, license {plan.license or 'unknown'}"
         if plan.license_page:
             yield f"the license can be read at {plan.license_page}"
+        if plan.fits:
+            yield plan.fits
         yield f"to download: {human_size(plan.to_download)} of {human_size(plan.total)}; free: {human_size(plan.free)}"
         yield f"vault: {plan.vault}"
         return

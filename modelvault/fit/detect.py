@@ -1,13 +1,22 @@
-"""The cards of this machine, as ``nvidia-smi`` lists them."""
+"""The cards that are meant: those that the user names, or those of this machine, as ``nvidia-smi`` lists them."""
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 
 from modelvault.errors import UsageProblem
-from modelvault.fit.cards import MIB, Device
+from modelvault.fit.cards import MIB, Device, parse_gpus
 
 _FIELDS = 3
 _SECONDS = 20
+
+
+def devices_of(specs: Sequence[str]) -> tuple[Device, ...]:
+    """Read ``--gpu``; ``auto``, and nothing, look at this machine. Raises ``UsageProblem``."""
+    named = tuple(spec for spec in specs if spec != "auto")
+    if named and len(named) < len(specs):
+        raise UsageProblem("--gpu auto stands alone", hint="leave it away, or name all cards")
+    return parse_gpus(named) if named else detect_gpus()
 
 
 def detect_gpus() -> tuple[Device, ...]:

@@ -54,6 +54,9 @@ QUANTIZATIONS = {
 }
 """By the name that file names use."""
 
+UNQUANTIZED = frozenset({"F32", "F16", "BF16", "FP32", "FP16"})
+"""Names of weights as they were trained, or wider."""
+
 USUAL = "Q4_K_M"
 """What most people take where they have the choice."""
 

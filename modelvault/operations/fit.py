@@ -1,7 +1,7 @@
 """``fit``: whether models fit into what the user has, before a byte of their weights is pulled."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,20 +9,19 @@ from modelvault.artifact import ModelName, looks_like_path
 from modelvault.errors import UsageProblem
 from modelvault.fit import llamacpp, vllm
 from modelvault.fit.answer import LIKE_VLLM, Answer, Question, Verdict, answer, llamacpp_run, scaled, together
-from modelvault.fit.cards import Device, Kind, parse_gpus
-from modelvault.fit.detect import detect_gpus
+from modelvault.fit.cards import Device, Kind
+from modelvault.fit.detect import devices_of
 from modelvault.fit.parts import Part, total
 from modelvault.operations.catalog import the_catalog
-from modelvault.operations.pull import PullRequest, open_source, resolve
+from modelvault.operations.fitting import question_about, usual_engine
 from modelvault.operations.shapes import Described, described_file, described_model, described_remote
+from modelvault.operations.upstream import open_source, resolve
 from modelvault.progress import Progress
 from modelvault.results.fit import ContextLine, FitLine, FitResult, LoadLine, PartLine, QuantLine
 from modelvault.sources.selection import Wish
 from modelvault.vault import Vault
 
 _CHART = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
-MAX_CONTEXT = 1 << 24
-MAX_USERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +62,6 @@ def fit(vault: Vault, request: FitRequest, progress: Progress) -> FitResult:
     return FitResult(tuple(device.name for device in devices), tuple(lines))
 
 
-def devices_of(specs: Sequence[str]) -> tuple[Device, ...]:
-    """Read ``--gpu``; ``auto``, and nothing, look at this machine. Raises ``UsageProblem``."""
-    named = tuple(spec for spec in specs if spec != "auto")
-    if named and len(named) < len(specs):
-        raise UsageProblem("--gpu auto stands alone", hint="leave it away, or name all cards")
-    return parse_gpus(named) if named else detect_gpus()
-
-
 def describe(vault: Vault, subject: str, request: FitRequest, progress: Progress) -> Described:
     """Find a model: a path, a name of the vault, else of the catalog or the Hub, of which headers are read."""
     if looks_like_path(subject):
@@ -78,15 +69,15 @@ def describe(vault: Vault, subject: str, request: FitRequest, progress: Progress
     name = ModelName(subject)
     if vault.store.exists and any(entry.name == name for entry in vault.store.entries()):
         return described_model(vault, name)
-    target = resolve(PullRequest(name, wish=Wish(request.quant), endpoint=request.endpoint), the_catalog(vault.config))
-    with contextlib.closing(open_source(target, request.endpoint, vault.config)) as source:
-        progress.log(f"looking up {target.repository}")
-        snapshot = source.snapshot(target.repository, target.revision)
-        return described_remote(str(target.name), snapshot, target.wish, source, progress)
+    upstream = resolve(name, Wish(request.quant), None, the_catalog(vault.config))
+    with contextlib.closing(open_source(upstream, request.endpoint, vault.config)) as source:
+        progress.log(f"looking up {upstream.repository}")
+        snapshot = source.snapshot(upstream.repository, upstream.revision)
+        return described_remote(str(upstream.name), snapshot, upstream.wish, source, progress)
 
 
 def _question(request: FitRequest, devices: tuple[Device, ...], described: Described) -> Question:
-    engine = request.engine or ("llamacpp" if described.gguf else "vllm")
+    engine = request.engine or usual_engine(described)
     if described.gguf and engine in LIKE_VLLM:
         raise UsageProblem(
             f"{engine} is asked for safetensors here", hint="leave --engine away, or name llamacpp or ollama"
@@ -100,10 +91,8 @@ def _question(request: FitRequest, devices: tuple[Device, ...], described: Descr
         raise UsageProblem(
             f"--kv-type {request.kv_type}: {engine} has no such cache", hint=f"one of: {', '.join(sorted(known))}"
         )
-    quants = tuple(described.quants.items())
-    return Question(
-        described.shape, engine, devices, request.context, request.users, request.kv_type, described.method, quants
-    )
+    asked = question_about(described, devices, request.context)
+    return replace(asked, engine=engine, users=request.users, kv_type=request.kv_type)
 
 
 def _alone(described: Described, question: Question, request: FitRequest) -> FitLine:

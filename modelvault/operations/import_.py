@@ -14,6 +14,7 @@ from modelvault.operations.admitting import accept_licenses, admit
 from modelvault.operations.delivery import VolumesWanted, gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
+from modelvault.operations.fitting import unheld
 from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
 from modelvault.operations.papers import require_place
 from modelvault.operations.placing import Job, jobs_for
@@ -111,6 +112,8 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
             done = _do(vault, job, dry_run=request.dry_run)
         except ModelvaultError as error:
             done = _Done(tuple(_refused(_summary(entry, {}, Received()), error) for entry in job.order.entries))
+        installed = [outcome.model.name for outcome in done.outcomes if outcome.steps]
+        done = replace(done, warnings=(*done.warnings, *unheld(vault, installed)))
         unseen = tuple(_refused(_summary(entry, {}, Received()), error) for entry, error in job.order.refused)
         done = replace(done, outcomes=done.outcomes + unseen)
         outcomes += done.outcomes

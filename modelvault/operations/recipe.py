@@ -7,11 +7,12 @@ from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import ModelName
-from modelvault.errors import PolicyRefused, UsageProblem
-from modelvault.fit.answer import Question, Verdict, answer
+from modelvault.errors import UsageProblem
+from modelvault.fit.answer import Verdict, answer
+from modelvault.fit.detect import devices_of
 from modelvault.fit.launch import MAX_REPLICAS, Installed, launches
 from modelvault.fit.render import FORMS, render
-from modelvault.operations.fit import devices_of
+from modelvault.operations.fitting import question_about, refusal
 from modelvault.operations.shapes import described_model
 from modelvault.results.fit import RecipeFile, RecipeResult
 from modelvault.vault import Vault
@@ -42,22 +43,15 @@ def recipe(vault: Vault, request: RecipeRequest) -> RecipeResult:
     stored = vault.model(request.name)
     installed = _installed(vault, stored.model.name, request.engine)
     described = described_model(vault, stored.model.name)
-    question = Question(
-        described.shape,
-        request.engine,
-        devices_of(request.gpus),
-        request.context,
-        request.users,
-        request.kv_type,
-        described.method,
+    question = replace(
+        question_about(described, devices_of(request.gpus), request.context),
+        engine=request.engine,
+        users=request.users,
+        kv_type=request.kv_type,
     )
     reply = answer(question)
     if reply.verdict in {Verdict.NOT, Verdict.REFUSED} and not request.force:
-        raise PolicyRefused(
-            f"{stored.model.name} {reply.headline}" if reply.verdict is Verdict.NOT else reply.headline,
-            hint=_alternatives(reply.instead),
-            instead=list(reply.instead),
-        )
+        raise refusal(stored.model.name.text, reply, "goes on all the same")
     servers = launches(question, reply, installed, replicas=request.replicas)
     programs = {server.program[0]: found for server in servers if (found := shutil.which(server.program[0]))}
     texts = render(servers, request.form, programs, request.user)
@@ -68,11 +62,6 @@ def recipe(vault: Vault, request: RecipeRequest) -> RecipeResult:
         files=tuple(RecipeFile(name, text) for name, text in texts.items()),
         warnings=reply.notes,
     )
-
-
-def _alternatives(instead: tuple[str, ...]) -> str:
-    told = f"what would fit: {'; '.join(instead)}" if instead else "a smaller model or quantization would"
-    return f"{told}; --force goes on all the same"
 
 
 def _installed(vault: Vault, name: ModelName, engine: str) -> Installed:

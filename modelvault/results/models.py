@@ -128,7 +128,7 @@ class PlannedDownload:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull would do (``--dry-run``). ``license_page`` is where the license can be read."""
+    """What a pull would do (``--dry-run``). ``license_page`` is where the license can be read; ``fits`` says how it fits the cards that were named."""
 
     vault: Path
     name: str
@@ -143,6 +143,7 @@ class PullPlan:
     to_download: int
     free: int
     warnings: tuple[str, ...]
+    fits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,11 @@ def open_choice(files: Sequence[SourceFile], wish: Wish) -> tuple[GgufSet, ...]:
     return found if len(found) > 1 else ()
 
 
+def quantizations(files: Sequence[SourceFile], wish: Wish) -> tuple[GgufSet, ...]:
+    """Give all models of a GGUF repository that the globs leave, smallest first."""
+    return sets(_candidates(files, wish))
+
+
 def _choose_quant(files: list[SourceFile], wish: Wish) -> list[SourceFile]:
     weights = [file for file in files if is_gguf(file.path)]
     if _top_safetensors(files) and not wish.quant and not wish.include:
