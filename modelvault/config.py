@@ -36,9 +36,12 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set. Each field is a key of ``config.toml`` and an environment variable ``MODELVAULT_<FIELD>``."""
+    """Everything that can be set. Each field is a key of ``config.toml`` and an environment variable ``MODELVAULT_<FIELD>``.
 
-    endpoint: str | None = None
+    ``endpoint`` are hubs in the order in which they are asked; none: what the Hub's client thinks.
+    """
+
+    endpoint: tuple[str, ...] = ()
     ollama_registry: str | None = None
     connections: int = 8
     limit_rate: int | None = None
@@ -67,6 +70,13 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _addresses(value: Any) -> tuple[str, ...]:
+    found = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not found or not all(isinstance(address, str) and address for address in found):
+        raise ValueError("not a list of addresses")
+    return tuple(found)
+
+
 def _size(value: Any) -> int:
     return parse_size(str(value))
 
@@ -81,7 +91,9 @@ class _Setting:
 
 
 _SETTINGS = {
-    "endpoint": _Setting(str, (str,), 'an address in quotes, as "https://huggingface.co"'),
+    "endpoint": _Setting(
+        _addresses, (str, list), 'an address in quotes, as "https://huggingface.co", or several in brackets'
+    ),
     "ollama_registry": _Setting(str, (str,), 'an address in quotes, as "https://registry.ollama.ai"'),
     "connections": _Setting(_connections, (int,), f"a whole number from 1 to {MAX_CONNECTIONS}"),
     "limit_rate": _Setting(_size, (str, int), "bytes per second, as 20M"),

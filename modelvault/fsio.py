@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modelvault.artifact import Digest
-from modelvault.errors import ModelvaultError
+from modelvault.errors import ModelvaultError, SourceUnavailable
 from modelvault.filesystem import no_space_at
 
 BLOCK = 1 << 20
@@ -161,6 +161,24 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
         offset += len(piece)
         length -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@contextlib.contextmanager
+def open_file_range(path: Path, name: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+    """Open the bytes ``start`` to ``stop`` of a file of this machine. Raises ``SourceUnavailable`` when it has become shorter."""
+    with path.open("rb", buffering=0) as reader:
+        yield _blocks_of(reader.fileno(), name, start, stop)
+
+
+def _blocks_of(descriptor: int, name: str, start: int, stop: int) -> Iterator[bytes]:
+    while start < stop:
+        block = os.pread(descriptor, min(BLOCK, stop - start), start)
+        if not block:
+            raise SourceUnavailable(
+                f"{name} became shorter while it was read", hint="run the command again once it is still"
+            )
+        start += len(block)
+        yield block
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], object] | None = None) -> Digest:

@@ -1,5 +1,6 @@
 """Machines for end-to-end tests: each is a directory with a vault and a home, on which the installed program is run."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -10,9 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forked import Forker
+
 PROGRAM = (sys.executable, "-m", "modelvault")
 SECONDS = 120
 """After this long a command is stuck, and the test fails."""
+FORK = os.environ.get("MODELVAULT_TEST_FORK") != "0"
+_FORKER = Forker()
+atexit.register(_FORKER.end)
 
 
 @dataclass(frozen=True)
@@ -75,17 +81,20 @@ class Machine:
 
     def run(self, *arguments: str | Path, code: int = 0, prefix: Sequence[str] = ()) -> Ran:
         """Run ``modelvault`` to its end and check its exit code. ``prefix`` goes before it, as ``unshare --net``."""
-        command = (*prefix, *PROGRAM, *map(str, arguments))
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=self.environment(),
-            cwd=self.root,
-            timeout=SECONDS,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        environment = self.environment()
+        if prefix or not FORK or "COVERAGE_PROCESS_START" in environment:
+            done = subprocess.run(
+                (*prefix, *PROGRAM, *map(str, arguments)),
+                capture_output=True,
+                text=True,
+                env=environment,
+                cwd=self.root,
+                timeout=SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        else:
+            done = _FORKER.run([str(argument) for argument in arguments], environment, self.root, SECONDS)
         ran = Ran(tuple(map(str, arguments)), done.returncode, done.stdout, done.stderr)
         assert done.returncode == code, f"expected exit code {code}: {ran}"
         assert "Traceback" not in done.stderr, str(ran)

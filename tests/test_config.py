@@ -51,6 +51,8 @@ def test_precedence(tmp_path: Path) -> None:
         ("connections = 2.7", "connections: 2.7"),
         ("connections = true", "connections: True"),
         ("endpoint = 5", "endpoint: 5"),
+        ("endpoint = []", r"endpoint: \[\]"),
+        ("endpoint = ['https://hub', 5]", "endpoint"),
         ("label = ['a']", "label"),
         ("limit_rate = 1.5", "limit_rate"),
         ("lock_wait = '10'", "lock_wait"),
@@ -72,6 +74,13 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     assert texts.keys() == set(Config.__slots__)
     found = load_config(tmp_path, {f"MODELVAULT_{key.upper()}": text for key, text in texts.items()})
     assert all(getattr(found, key) != getattr(Config(), key) for key in texts)
+
+
+def test_several_hubs(tmp_path: Path) -> None:
+    """Breaks if hubs that stand in for one another cannot be named in a file or a variable, or lose their order."""
+    (tmp_path / "config.toml").write_text('endpoint = ["https://b", "https://a"]')
+    assert load_config(tmp_path, {}).endpoint == ("https://b", "https://a")
+    assert load_config(tmp_path, {"MODELVAULT_ENDPOINT": "https://c, https://d"}).endpoint == ("https://c", "https://d")
 
 
 def test_bad_variable_is_named(tmp_path: Path) -> None:

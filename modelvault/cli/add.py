@@ -1,6 +1,6 @@
 """``modelvault add``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +22,18 @@ def add(
         str | None,
         typer.Option("--from-ollama", metavar="NAME", help="Take a model over that Ollama has, as llama3.1:8b."),
     ] = None,
+    from_hf_cache: Annotated[
+        str | None,
+        typer.Option(
+            "--from-hf-cache", metavar="ORG/NAME[:QUANT]", help="Take a model over that the Hub's client downloaded."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REVISION", help="With --from-hf-cache: which of those that are there.")
+    ] = None,
     store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Ollama's models directory; the one found here if left away.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Ollama's models directory, or the Hub's cache; else the one found here."),
     ] = None,
     license_name: Annotated[
         str | None,
@@ -40,61 +50,86 @@ def add(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a model of a file or folder, or of one that Ollama has.
+    """Make a model of what lies on this machine.
 
-    It passes the same checks as a pull. Weights from Ollama's store are linked, not copied, where it belongs to you.
+    A file, a folder, or what Ollama or the Hub's client has. It passes the same checks as a pull. Weights of other programs are linked, not copied, where they belong to you.
 
     \b
     Examples:
       modelvault add ./mistral-7b-Q4_K_M.gguf --name mistral-7b
       modelvault add /data/models/our-finetune --name ours/finetune-awq
       modelvault add --from-ollama llama3.1:8b
+      modelvault add --from-hf-cache Qwen/Qwen2.5-7B-Instruct-AWQ
     """
     from modelvault.artifact import ModelName
     from modelvault.config import default_home
-    from modelvault.errors import UsageProblem
     from modelvault.operations.add import AddRequest, add
-    from modelvault.operations.adopt import AdoptRequest, adopt, ollama_name
+    from modelvault.operations.adopt_hub_cache import HubCacheAdoption, adopt_from_hub_cache
+    from modelvault.operations.adopt_ollama import OllamaAdoption, adopt_from_ollama, ollama_name
     from modelvault.progress import Progress
     from modelvault.vault import Vault
 
+    doors = {"PATH": path, "--from-ollama": from_ollama, "--from-hf-cache": from_hf_cache, "--name": name}
+    consent = None if as_json else consent_prompt()
+    place = store and store.expanduser()
+
     def work(progress: Progress) -> "AddResult":
+        _check(
+            doors, {"--store": store, "--revision": revision, "--modelfile": modelfile, "--allow-pickle": allow_pickle}
+        )
         called = ModelName(name) if name else None
-        consent = None if as_json else consent_prompt()
-        if from_ollama is not None:
-            if path is not None or modelfile is not None or allow_pickle:
-                raise UsageProblem(
-                    "--from-ollama takes a model as Ollama has it, without PATH, --modelfile or --allow-pickle",
-                    hint="name either a path or --from-ollama; another Modelfile is given to `modelvault install`",
+        with Vault.open(default_home(), log=progress.log) as vault:
+            if from_ollama is not None:
+                wanted = OllamaAdoption(ollama_name(from_ollama), place, called, license_name, accept_license, consent)
+                return adopt_from_ollama(vault, wanted, progress)
+            if from_hf_cache is not None:
+                cached = HubCacheAdoption(
+                    ModelName(from_hf_cache),
+                    revision,
+                    place,
+                    called,
+                    license_name,
+                    allow_pickle,
+                    accept_license,
+                    consent,
                 )
-            adoption = AdoptRequest(
-                ollama_name=ollama_name(from_ollama),
-                store=store and store.expanduser(),
-                name=called,
+                return adopt_from_hub_cache(vault, cached, progress)
+            request = AddRequest(
+                path=Path(path or "").expanduser(),
+                name=ModelName(name or ""),
                 license=license_name,
+                modelfile=modelfile,
+                allow_pickle=allow_pickle,
                 accept_license=accept_license,
                 consent=consent,
             )
-            with Vault.open(default_home(), log=progress.log) as vault:
-                return adopt(vault, adoption, progress)
-        if path is None or called is None or store is not None:
-            raise UsageProblem(
-                "a PATH and --name are needed, or --from-ollama, to which --store belongs",
-                hint="write modelvault add PATH --name NAME, or modelvault add --from-ollama NAME",
-            )
-        request = AddRequest(
-            path=path.expanduser(),
-            name=called,
-            license=license_name,
-            modelfile=modelfile,
-            allow_pickle=allow_pickle,
-            accept_license=accept_license,
-            consent=consent,
-        )
-        with Vault.open(default_home(), log=progress.log) as vault:
             return add(vault, request, progress)
 
     run("add", as_json, work, lines)
+
+
+_OPTIONS = {
+    "PATH": {"--modelfile", "--allow-pickle"},
+    "--from-ollama": {"--store"},
+    "--from-hf-cache": {"--store", "--revision", "--allow-pickle"},
+}
+"""What may be said beside each of the doors."""
+
+
+def _check(doors: Mapping[str, object], options: Mapping[str, object]) -> None:
+    """Require one door, and nothing that belongs to another."""
+    from modelvault.errors import UsageProblem
+
+    chosen = [door for door in _OPTIONS if doors[door] is not None]
+    if len(chosen) != 1 or (chosen == ["PATH"] and doors["--name"] is None):
+        raise UsageProblem(
+            "add takes one model, and has to know what to call one that lies in a file or folder",
+            hint="write PATH --name NAME, or --from-ollama NAME, or --from-hf-cache ORG/NAME",
+        )
+    wrong = [option for option, value in options.items() if value and option not in _OPTIONS[chosen[0]]]
+    if wrong:
+        others = [door for door, known in _OPTIONS.items() if wrong[0] in known]
+        raise UsageProblem(f"{wrong[0]} does not belong to {chosen[0]}", hint=f"{wrong[0]} goes with {' and '.join(others)}, not with {chosen[0]}")
 
 
 def lines(result: "AddResult") -> Iterator[str]:

@@ -15,7 +15,7 @@ from modelvault.cli.tables import table
 if TYPE_CHECKING:
     from modelvault.artifact import ModelName
     from modelvault.progress import Progress
-    from modelvault.results.models import PullPlan, PullResult
+    from modelvault.results.models import PlannedDownload, PullPlan, PullResult
     from modelvault.results.project import ProjectResult
 
 _PROJECT = "modelvault.toml"
@@ -153,16 +153,19 @@ def _check(whole: bool, one: list[str], project: bool) -> None:
         raise typer.BadParameter("name a model, or take --all")
 
 
+def _to_download(file: "PlannedDownload") -> str:
+    if file.copy is not None:
+        return "in the Hub's cache"
+    return "here" if file.here == file.size else human_size(file.size - file.here)
+
+
 def lines(result: "PullPlan | PullResult") -> Iterator[str]:
     """Show a plan or what was done."""
     from modelvault.results.models import PullPlan
 
     plan = result if isinstance(result, PullPlan) else result.plan
     if isinstance(result, PullPlan):
-        rows = [
-            (file.path, human_size(file.size), "here" if file.here == file.size else human_size(file.size - file.here))
-            for file in plan.files
-        ]
+        rows = [(file.path, human_size(file.size), _to_download(file)) for file in plan.files]
         yield from table(("file", "size", "to download"), rows, right=(1, 2))
         yield ""
         if plan.left_out:

@@ -1,142 +1,131 @@
-"""``add --from-ollama``: a model that Ollama has on this machine already becomes one of the vault's, without a network."""
+"""Taking a model over that another program has on this machine: hashed again, linked where owner and mount allow, else copied."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault.artifact import (
+    Algorithm,
     Digest,
     FileRole,
     FileSpec,
     Model,
     ModelName,
     Origin,
+    Recipe,
     SourceFile,
-    check_license,
     file_role,
 )
-from modelvault.engines import engines
-from modelvault.errors import DigestMismatch, UsageProblem
-from modelvault.inspect import check_listing, inspect_model
-from modelvault.ollama_name import OllamaName
-from modelvault.operations.judging import listed_candidate, require_inspected, require_listed
+from modelvault.errors import DigestMismatch
+from modelvault.fsio import open_file_range
+from modelvault.inspect import ModelReport, check_listing, inspect_model
+from modelvault.operations.judging import listed_candidate, record_scan, require_inspected, require_listed
 from modelvault.operations.licenses import Asking, Terms, settle_license
-from modelvault.operations.ollama import check_layers, license_of, recipe_in_layers
 from modelvault.operations.publishing import publish_fetched
 from modelvault.operations.summaries import summarize
 from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.results.models import AddResult
-from modelvault.sources import Snapshot
-from modelvault.sources.ollama_store import OllamaStore
 from modelvault.transfer import Fetched, TransferOptions, Transfers, Wanted
 from modelvault.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
-class AdoptRequest:
-    """What the user asked for: a model by Ollama's name; in the vault it gets ``name``, else that one after ``ollama:``."""
+class Adoption:
+    """A model as it lies with another program.
 
-    ollama_name: OllamaName
-    store: Path | None = None
-    name: ModelName | None = None
-    license: str | None = None
-    accept_license: bool = False
-    consent: Callable[[str], bool] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a garbled license before anything is hashed."""
-        if self.license is not None:
-            check_license(self.license)
-
-
-def ollama_name(text: str) -> OllamaName:
-    """Read a name as ``ollama list`` shows it, or as the vault does. Raises ``UsageProblem``."""
-    name = ModelName(f"ollama:{text.removeprefix('ollama:')}").ollama
-    if name is None:
-        raise UsageProblem(f"not a name that Ollama takes: {text[:120]!r}", hint="write one as `ollama list` does")
-    return name
-
-
-def adopt(vault: Vault, request: AdoptRequest, progress: Progress) -> AddResult:
-    """Take a model over from an Ollama store, every blob hashed; the weights are linked where owner and mount allow.
-
-    Raises ``SourceUnavailable`` for a model that the store lacks, ``DigestMismatch`` for a blob that is damaged, ``UsageProblem``,
-    ``InvalidModelFile``, ``NoSpace`` or ``VaultLocked``. Of the store, only the mode of linked files changes: nobody may write to them.
+    ``place`` says where a file lies, ``remedy`` what to do about one that is damaged. ``license_of`` and ``recipe_in`` read what the
+    files say, the latter with what is to be said of it.
     """
-    store = OllamaStore(request.store or _store_here())
-    name = store.find(request.ollama_name)
-    listed_as = request.name or ModelName(f"ollama:{name}")
-    snapshot = store.snapshot(name)
-    check_layers(str(name), snapshot.files)
-    asking = Asking(request.accept_license, request.consent)
-    origin = Origin("ollama", snapshot.repository, snapshot.commit)
-    terms = Terms(listed_as, request.license, pending=request.license is None)
-    require_listed(vault, listed_candidate(terms, origin, snapshot.files), acceptable=asking.possible)
-    check_listing([file.path for file in snapshot.files], allow_pickle=False)
-    here = {
-        file.path: file.digest
-        for file in snapshot.files
-        if file.digest is not None and vault.store.has(file.digest, file.size)
-    }
-    wanted = [_wanted(store, name, file, listed_as) for file in snapshot.files if file.path not in here]
+
+    terms: Terms
+    origin: Origin
+    files: tuple[SourceFile, ...]
+    place: Callable[[SourceFile], Path]
+    remedy: str
+    license_of: Callable[[ModelReport], str | None]
+    recipe_in: Callable[[Mapping[str, Path]], tuple[Recipe | None, tuple[str, ...]]]
+    license_link: str | None = None
+    allow_pickle: bool = False
+
+    @property
+    def name(self) -> ModelName:
+        """What it is called in the vault."""
+        return self.terms.model
+
+
+def take_over(vault: Vault, adoption: Adoption, asking: Asking, progress: Progress) -> AddResult:
+    """Bring a model into the vault, every file hashed. Of where it lies, only the mode of linked files changes: nobody may write to them.
+
+    Raises ``DigestMismatch`` for a file that is damaged, ``UsageProblem``, ``InvalidModelFile``, ``PolicyRefused``, ``NoSpace`` or
+    ``VaultLocked``.
+    """
+    listed = listed_candidate(adoption.terms, adoption.origin, adoption.files)
+    require_listed(vault, listed, acceptable=asking.possible)
+    check_listing([file.path for file in adoption.files], allow_pickle=adoption.allow_pickle)
+    here = {file.path: digest for file in adoption.files if (digest := _in_vault(vault, file)) is not None}
+    wanted = [_wanted(adoption, file) for file in adoption.files if file.path not in here]
     options = TransferOptions(connections=vault.config.connections, lock_wait=vault.config.lock_wait)
     with Transfers(vault.partial, wanted, options, progress) as transfers:
-        fetched = _fetched(transfers, store, name, snapshot)
+        fetched = _fetched(transfers, adoption)
         paths = {item.path: item.data for item in fetched}
         paths |= {path: vault.store.blob_path(digest) for path, digest in here.items()}
-        report = inspect_model(paths)
-        recipe, notes = recipe_in_layers(name, paths)
-        digests: dict[str, Digest] = {item.path: item.sha256 for item in fetched} | here
+        report = inspect_model(paths, allow_pickle=True, repository=adoption.origin.repository)
+        recipe, notes = adoption.recipe_in(paths)
+        digests = {item.path: item.sha256 for item in fetched} | here
         model = Model(
-            name=listed_as,
-            origin=origin,
-            files=tuple(FileSpec(file.path, file.size, digests[file.path], file.digest) for file in snapshot.files),
+            name=adoption.name,
+            origin=adoption.origin,
+            files=tuple(FileSpec(file.path, file.size, digests[file.path], file.digest) for file in adoption.files),
             traits=report.traits,
-            license=request.license or license_of(report.reports),
+            license=adoption.license_of(report),
             recipe=recipe,
+            license_link=adoption.license_link,
         )
-        require_inspected(vault, Candidate.of(model), report, acceptable=asking.possible)
+        require_inspected(
+            vault, Candidate.of(model), report, allow_pickle=adoption.allow_pickle, acceptable=asking.possible
+        )
         said = settle_license(vault, Terms.of(model), asking)
-        known = any(entry.name == listed_as for entry in vault.store.entries())
+        known = any(entry.name == model.name for entry in vault.store.entries())
         stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
+        if not unchanged:
+            record_scan(vault, model.name, report.advice)
     linked = sum({item.sha256: item.size for item in fetched if item.linked}.values())
     replaced = known and not unchanged
     return AddResult(vault.root, summarize(stored), unchanged, replaced, linked, (*report.warnings, *notes, *said))
 
 
-def _store_here() -> Path:
-    """Find the store as the engine does, else Ollama's default."""
-    engine = engines()["ollama"]
-    target = engine.detect() or engine.default()
-    if target is None:
-        raise UsageProblem("no store of Ollama's was found on this machine", hint="name it with --store DIR")
-    return target.directory
+def _in_vault(vault: Vault, file: SourceFile) -> Digest | None:
+    if file.digest is None or file.digest.algorithm is not Algorithm.SHA256:
+        return None
+    return file.digest if vault.store.has(file.digest, file.size) else None
 
 
-def _wanted(store: OllamaStore, name: OllamaName, file: SourceFile, model: ModelName) -> Wanted:
-    # As in engines, only weights are linked: what is small somebody may edit.
-    weight = file_role(file.path) is FileRole.WEIGHT
+def _wanted(adoption: Adoption, file: SourceFile) -> Wanted:
+    place = adoption.place(file)
     return Wanted(
         file.path,
         file.size,
         file.digest,
-        functools.partial(store.open_range, name, file),
-        model=model.text,
-        local=store.place_of(name, file) if weight else None,
+        functools.partial(open_file_range, place, str(place)),
+        identity=f"{adoption.origin.repository}@{adoption.origin.commit}",
+        model=adoption.name.text,
+        # As in engines, only weights are linked: what is small somebody may edit.
+        local=place if file_role(file.path) is FileRole.WEIGHT else None,
+        local_only=True,
     )
 
 
-def _fetched(transfers: Transfers, store: OllamaStore, name: OllamaName, snapshot: Snapshot) -> Sequence[Fetched]:
-    """Bring the files; a damaged one is named as it lies in the store."""
+def _fetched(transfers: Transfers, adoption: Adoption) -> Sequence[Fetched]:
+    """Bring the files; a damaged one is named as it lies there."""
     try:
         return transfers.run()
     except DigestMismatch as error:
-        places = {file.path: store.place_of(name, file) for file in snapshot.files}
+        places = {file.path: adoption.place(file) for file in adoption.files}
         place = places[str(error.data["path"])]
         raise DigestMismatch(
-            f"{place} ({error.data['path']} of {name}) is damaged: its content has the digest {error.data['actual']}",
-            hint=f"remove it, bring it again with ollama pull {name}, and run the same command again",
+            f"{place} ({error.data['path']} of {adoption.name}) is damaged: its content has the digest {error.data['actual']}",
+            hint=adoption.remedy,
             **{**error.data, "path": str(place)},
         ) from error

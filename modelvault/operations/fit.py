@@ -70,7 +70,7 @@ def describe(vault: Vault, subject: str, request: FitRequest, progress: Progress
     if vault.store.exists and any(entry.name == name for entry in vault.store.entries()):
         return described_model(vault, name)
     upstream = resolve(name, Wish(request.quant), None, the_catalog(vault.config))
-    with contextlib.closing(open_source(upstream, request.endpoint, vault.config)) as source:
+    with contextlib.closing(open_source(upstream, request.endpoint, vault.config, progress.log)) as source:
         progress.log(f"looking up {upstream.repository}")
         snapshot = source.snapshot(upstream.repository, upstream.revision)
         return described_remote(str(upstream.name), snapshot, upstream.wish, source, progress)

@@ -23,6 +23,7 @@ from modelvault.errors import ModelvaultError, UsageProblem
 from modelvault.inspect import check_listing, inspect_model
 from modelvault.operations.catalog import the_catalog
 from modelvault.operations.choosing import Chooser, settle
+from modelvault.operations.copies import downloaded
 from modelvault.operations.fitting import Fitting, Room
 from modelvault.operations.judging import listed_candidate, record_scan, require_inspected, require_listed
 from modelvault.operations.licenses import Asking, Terms, foresee, settle_license, source_page, texts_listed
@@ -92,7 +93,7 @@ def pull(
     wish = replace(request.wish, quant=None) if request.chosen_by_room else request.wish
     upstream = resolve(request.name, wish, request.revision, catalog).pinned(request.pin)
     config = vault.config.override(connections=request.connections, limit_rate=request.limit_rate)
-    with contextlib.closing(open_source(upstream, request.endpoint, config)) as source:
+    with contextlib.closing(open_source(upstream, request.endpoint, config, progress.log)) as source:
         progress.log(f"looking up {upstream.repository}")
         snapshot = source.snapshot(upstream.repository, upstream.revision)
         fitting = Fitting.of(snapshot, source, request.room, progress) if request.room is not None else None
@@ -181,6 +182,7 @@ def _prepare(vault: Vault, upstream: Upstream, source: Source, snapshot: Snapsho
             open=functools.partial(source.open_range, snapshot, file),
             identity=f"{snapshot.repository}@{snapshot.commit}",
             model=upstream.name.text,
+            local=downloaded(upstream.repository, file) if upstream.kind == "hub" else None,
         )
         for file in selection.files
         if file.path not in found
@@ -209,13 +211,21 @@ def _without_what_came(vault: Vault, job: _Job, transfers: Transfers) -> _Job:
 
 
 def _plan(vault: Vault, job: _Job) -> PullPlan:
-    states = {wanted.path: begun(vault.partial, wanted) for wanted in job.wanted}
+    wanting = [wanted for wanted in job.wanted if wanted.local is None]
+    states = {wanted.path: begun(vault.partial, wanted) for wanted in wanting}
+    copies = {wanted.path: str(wanted.local) for wanted in job.wanted if wanted.local is not None}
     files = tuple(
-        PlannedDownload(file.path, file.size, states[file.path].here if file.path in states else file.size, file.digest)
+        PlannedDownload(
+            file.path,
+            file.size,
+            states[file.path].here if file.path in states else file.size,
+            file.digest,
+            copies.get(file.path),
+        )
         for file in job.selection.files
     )
-    # Files of the same content are fetched once.
-    needed = sum({wanted.key: states[wanted.path].unallocated for wanted in job.wanted}.values())
+    # Files of the same content are fetched once. Whether a copy can be linked or needs room of its own shows when it is taken.
+    needed = sum({wanted.key: states[wanted.path].unallocated for wanted in wanting}.values())
     free = filesystem.free_space(vault.root)
     upstream = job.upstream
     warnings = list(upstream.notes)

@@ -1,6 +1,7 @@
 """From what the user typed to a repository of a source: the Hub's, found through the catalog or by its name, or an Ollama registry's."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from modelvault.operations.catalog import recipe_of
 from modelvault.operations.ollama import registry_address
 from modelvault.operations.pinning import Pin
 from modelvault.sources import Source
+from modelvault.sources.mirrors import Mirror, MirroredSource
 from modelvault.sources.selection import Wish
 
 
@@ -71,8 +73,11 @@ def name_wanted(text: str) -> ModelName:
     return ModelName(text)
 
 
-def open_source(upstream: Upstream, endpoint: str | None, config: Config) -> Source:
-    """Open the source of a model, at the ``endpoint`` that was named for this pull if there is one."""
+def open_source(upstream: Upstream, endpoint: str | None, config: Config, log: Callable[[str], None]) -> Source:
+    """Open the source of a model, at the ``endpoint`` that was named for this pull if there is one.
+
+    ``log`` is told when one of several hubs stands in for another.
+    """
     if (ollama := upstream.name.ollama) is not None:
         from modelvault.sources.ollama import OllamaSource  # noqa: PLC0415 (as below)
 
@@ -81,7 +86,11 @@ def open_source(upstream: Upstream, endpoint: str | None, config: Config) -> Sou
     # huggingface_hub is imported here alone, and only when something is pulled: never on the isolated side.
     from modelvault.sources.hub import HubSource  # noqa: PLC0415
 
-    return HubSource(endpoint or config.endpoint, connections=config.connections)
+    addresses = (endpoint,) if endpoint else config.endpoint
+    if len(addresses) < 2:  # noqa: PLR2004 (one needs nobody to stand in for it)
+        return HubSource(addresses[0] if addresses else None, connections=config.connections)
+    mirrors = [Mirror(address, HubSource(address, connections=config.connections)) for address in addresses]
+    return MirroredSource(mirrors, log)
 
 
 def resolve(name: ModelName, wish: Wish, revision: str | None, catalog: Catalog) -> Upstream:

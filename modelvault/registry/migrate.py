@@ -1,4 +1,7 @@
-"""Bring a database to this version's schema, or refuse one that is newer. Alembic is imported only if there is work for it."""
+"""Bring a database to this version's schema, or refuse one that is newer.
+
+A new one gets the schema at once, and says so as Alembic does; Alembic itself is imported only where an older one has to be migrated.
+"""
 
 import contextlib
 import sqlite3
@@ -12,7 +15,7 @@ from modelvault.errors import UsageProblem
 from modelvault.filesystem import no_space_at
 from modelvault.locks import FileLock
 from modelvault.registry.connection import WRITE, Access, RegistryUnreadable, damaged
-from modelvault.registry.schema import APPLICATION_ID, HEAD, REVISIONS
+from modelvault.registry.schema import APPLICATION_ID, HEAD, REVISIONS, Base
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
@@ -78,13 +81,30 @@ def _upgrade(access: Access) -> None:
     with contextlib.closing(access.connect()) as connection:
         revision = _revision(access.path, connection)
         connection.execute(f"PRAGMA journal_mode={access.journal_mode}")
-    if revision != HEAD:
+    if revision is None:
+        _create(access)
+    elif revision != HEAD:
         engine = access.engine()
         event.listen(engine, "connect", _without_foreign_keys)
         try:
             run_migrations(engine, access.path, HEAD)
         finally:
             engine.dispose()
+
+
+def _create(access: Access) -> None:
+    """Make all tables as they are declared, which is what all migrations lead to."""
+    engine = access.engine()
+    try:
+        with engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+            connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+            Base.metadata.create_all(connection)
+            connection.exec_driver_sql(
+                "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+            )
+            connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+    finally:
+        engine.dispose()
 
 
 def _without_foreign_keys(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -118,12 +118,13 @@ class QuantChoice:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDownload:
-    """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already."""
+    """One file that a pull would bring; ``here`` of its bytes are in the vault or in ``partial/`` already, or all in a ``copy`` on this machine."""
 
     path: str
     size: int
     here: int
     digest: Digest | None
+    copy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """A folder or a single file on this machine as a source: the same byte ranges as from the Hub, without promises."""
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -8,9 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
-from modelvault import fsio
 from modelvault.artifact import SourceFile
-from modelvault.errors import SourceUnavailable, UsageProblem
+from modelvault.errors import UsageProblem
+from modelvault.fsio import open_file_range
 
 _SKIPPED = {".git", ".cache", ".DS_Store", ".gitattributes", ".gitignore", "__pycache__"}
 
@@ -74,21 +73,3 @@ class FolderSource:
     def open_range(self, file: SourceFile, start: int, stop: int) -> AbstractContextManager[Iterator[bytes]]:
         """Read bytes ``start`` to ``stop`` of a file. Raises ``SourceUnavailable`` when it has become shorter."""
         return open_file_range(self._root / file.path, file.path, start, stop)
-
-
-@contextlib.contextmanager
-def open_file_range(path: Path, name: str, start: int, stop: int) -> Iterator[Iterator[bytes]]:
-    """Open the bytes ``start`` to ``stop`` of a file of this machine. Raises ``SourceUnavailable`` when it has become shorter."""
-    with path.open("rb", buffering=0) as reader:
-        yield _blocks(reader.fileno(), name, start, stop)
-
-
-def _blocks(descriptor: int, name: str, start: int, stop: int) -> Iterator[bytes]:
-    while start < stop:
-        block = os.pread(descriptor, min(fsio.BLOCK, stop - start), start)
-        if not block:
-            raise SourceUnavailable(
-                f"{name} became shorter while it was read", hint="run the command again once it is still"
-            )
-        start += len(block)
-        yield block

@@ -2,8 +2,6 @@
 
 import difflib
 import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modelvault import fsio
@@ -19,7 +17,6 @@ from modelvault.formats.ollama import (
 )
 from modelvault.ollama_name import OllamaName
 from modelvault.sources import Snapshot
-from modelvault.sources.folder import open_file_range
 
 _MOST_NAMED = 5
 
@@ -75,13 +72,6 @@ class OllamaStore:
         if file.digest is None:
             raise ValueError(f"{file.path} has no digest")
         return self.directory / blob_path(file.digest)
-
-    def open_range(
-        self, name: OllamaName, file: SourceFile, start: int, stop: int
-    ) -> AbstractContextManager[Iterator[bytes]]:
-        """Read bytes ``start`` to ``stop`` of a file."""
-        place = self.place_of(name, file)
-        return open_file_range(place, str(place), start, stop)
 
     def _look(self, name: OllamaName, file: SourceFile) -> None:
         place = self.place_of(name, file)

@@ -5,12 +5,15 @@ ever chowned. Hence the rule: a hard link only to what belongs to us already.
 """
 
 import errno
+import functools
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+from modelvault.artifact import Algorithm
 from modelvault.errors import DigestMismatch
-from modelvault.fsio import hash_file, reflink
+from modelvault.fsio import hash_file, open_file_range, reflink
 from modelvault.progress import Progress
 from modelvault.transfer.values import Fetched, Wanted
 
@@ -18,32 +21,48 @@ _NAME = "linked"
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-def take_over(wanted: Wanted, directory: Path, progress: Progress) -> Fetched | None:
-    """Bring ``wanted.local`` into a transfer's directory without copying it; ``None`` where the system cannot.
+def take_over(wanted: Wanted, directory: Path, progress: Progress) -> Fetched | Wanted:
+    """Bring ``wanted.local`` into a transfer's directory without copying it; where that cannot be, say what is to be fetched, and from where.
 
-    Raises ``DigestMismatch`` if it is not what was promised, and ``OSError`` if it cannot be read.
+    Raises ``DigestMismatch`` if it is all there is, and not what was promised.
     """
-    if wanted.local is None or wanted.digest is None:
-        return None
-    # A link to a blob would be a link to whatever that becomes.
-    place, linked = wanted.local.resolve(strict=True), directory / _NAME
+    if wanted.local is None or wanted.digest is None or wanted.digest.algorithm is not Algorithm.SHA256:
+        return wanted
+    try:
+        place = wanted.local.resolve(strict=True)  # a link to a blob would be a link to whatever that becomes
+        linked = _linked(place, wanted.local, directory / _NAME)
+        if linked is None and wanted.local_only:
+            return wanted
+        with progress.task(wanted.path, wanted.size) as task:
+            actual = hash_file(linked or place, task.advance)
+    except OSError as error:
+        if wanted.local_only:
+            raise
+        progress.log(f"{wanted.local} cannot be used: {error.strerror}")
+        return wanted
+    if actual == wanted.digest:
+        if linked is not None:
+            return Fetched(wanted.path, linked, wanted.size, actual, received=0, reused=wanted.size, linked=True)
+        return replace(wanted, open=functools.partial(open_file_range, place, str(wanted.local)))
+    if linked is not None:
+        linked.unlink()
+    if not wanted.local_only:
+        progress.log(f"{wanted.local} is damaged, and not used: its content has the digest {actual}")
+        return wanted
+    raise DigestMismatch(
+        f"{wanted.path}: {wanted.local} should have the digest {wanted.digest}, and has {actual}",
+        hint="the file is damaged: bring a whole one there, and run the same command again",
+        path=wanted.path,
+        expected=str(wanted.digest),
+        actual=str(actual),
+    )
+
+
+def _linked(place: Path, named: Path, linked: Path) -> Path | None:
     linked.unlink(missing_ok=True)  # from a run that was killed
     # In a directory of somebody else's, a link could lead root to any file of root's own.
-    ours = wanted.local.parent.stat().st_uid == os.geteuid()
-    if not ((ours and _hard_link(place, linked)) or reflink(place, linked)):
-        return None
-    with progress.task(wanted.path, wanted.size) as task:
-        actual = hash_file(linked, task.advance)
-    if actual != wanted.digest:
-        linked.unlink()
-        raise DigestMismatch(
-            f"{wanted.path}: {wanted.local} should have the digest {wanted.digest}, and has {actual}",
-            hint="the file is damaged: bring a whole one there, and run the same command again",
-            path=wanted.path,
-            expected=str(wanted.digest),
-            actual=str(actual),
-        )
-    return Fetched(wanted.path, linked, wanted.size, actual, received=0, reused=wanted.size, linked=True)
+    ours = named.parent.stat().st_uid == os.geteuid()
+    return linked if (ours and _hard_link(place, linked)) or reflink(place, linked) else None
 
 
 def _hard_link(place: Path, linked: Path) -> bool:

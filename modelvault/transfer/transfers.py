@@ -65,8 +65,8 @@ class Transfers:
         run, except for a file that does not have the digest that was promised.
         """
         first = {wanted.key: wanted for wanted in reversed(self._wanted)}
-        linked = self._take_over(first)
-        partials = {key: Partial(self._home / key, wanted) for key, wanted in first.items() if key not in linked}
+        linked, wanting = self._take_over(first)
+        partials = {key: Partial(self._home / key, wanted) for key, wanted in wanting.items()}
         self._make_room(list(partials.values()))
         total = sum(partial.size for partial in partials.values())
         done = sum(partial.reused for partial in partials.values())
@@ -79,11 +79,18 @@ class Transfers:
             for wanted in self._wanted
         )
 
-    def _take_over(self, first: Mapping[str, Wanted]) -> dict[str, Fetched]:
-        """Link what lies on this machine."""
+    def _take_over(self, first: Mapping[str, Wanted]) -> tuple[dict[str, Fetched], dict[str, Wanted]]:
+        """Link what lies on this machine; give that, and what is still to be fetched."""
+        linked: dict[str, Fetched] = {}
+        wanting: dict[str, Wanted] = {}
         with no_space_at(self._home):
-            taken = {key: take_over(wanted, self._home / key, self._progress) for key, wanted in first.items()}
-        return {key: fetched for key, fetched in taken.items() if fetched is not None}
+            for key, wanted in first.items():
+                found = take_over(wanted, self._home / key, self._progress)
+                if isinstance(found, Fetched):
+                    linked[key] = found
+                else:
+                    wanting[key] = found
+        return linked, wanting
 
     def discard(self, fetched: Fetched) -> None:
         """Remove what is left of a transfer after its data was published, or is not needed any more."""

@@ -27,7 +27,8 @@ class Wanted:
 
     Where ``digest`` is ``None``, ``identity`` has to name the repository and the commit: bytes of another file would
     be taken for a part of this one otherwise. ``model`` is noted beside the data, for those who look what is under way.
-    ``local`` is a file of this machine that should be it: with a promised digest it is linked, where that can be, and not fetched.
+    ``local`` is a file of this machine that should be it: with a promised SHA-256 it is linked, where that can be, and not fetched. Is it
+    ``local_only``, then ``open`` reads the very same file; else it stands in for a source that has the file, too.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Wanted:
     identity: str = ""
     model: str = ""
     local: Path | None = None
+    local_only: bool = False
 
     @property
     def key(self) -> str:

@@ -70,7 +70,7 @@ def test_a_damaged_blob(pc: Machine, store: Path) -> None:
     flip_bit(blob, 500_000)
     error = failed(pc, "add", "--from-ollama", NAME, code=12)
     assert str(blob) in error["message"]
-    assert "model.gguf of tiny:q8_0" in error["message"]
+    assert "model.gguf of ollama:tiny:q8_0" in error["message"]
     assert "ollama pull tiny:q8_0" in error["hint"]
     assert blobs(pc) == {}
     flip_bit(blob, 500_000)

@@ -23,7 +23,7 @@ from terminals import on_terminal
 from modelvault.artifact import ModelName
 from modelvault.errors import ModelvaultError, PolicyRefused, UsageProblem
 from modelvault.operations.add import AddRequest, add
-from modelvault.operations.adopt import AdoptRequest, adopt, ollama_name
+from modelvault.operations.adopt_ollama import OllamaAdoption, adopt_from_ollama, ollama_name
 from modelvault.operations.bundle import BundleRequest, bundle
 from modelvault.operations.import_ import ImportRequest, import_bundles
 from modelvault.operations.pull import PullRequest, pull
@@ -308,7 +308,7 @@ def test_models_of_ollama(
                 pull(vault, PullRequest(ModelName("ollama:tiny:q8_0"), endpoint=registry.url), NoProgress())
             else:
                 vault.create()
-                adopt(vault, AdoptRequest(ollama_name("tiny:q8_0"), store), NoProgress())
+                adopt_from_ollama(vault, OllamaAdoption(ollama_name("tiny:q8_0"), store), NoProgress())
 
         if rule is None:
             bring()

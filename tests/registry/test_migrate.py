@@ -11,7 +11,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from registry_values import TIME, Logged, applied, install_record, report, stored
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, event
 
 from modelvault.errors import UsageProblem
 from modelvault.registry import Registry, RegistryDamaged, RegistryUnreadable, migrate, replay
@@ -39,18 +39,34 @@ def _schema(path: Path) -> dict[str, str]:
         return {name: " ".join(sql.replace('"', "").split()) for name, sql in rows}
 
 
+def _migrated(path: Path, revision: str) -> None:
+    """Make a registry of an older schema, by the migrations alone."""
+    access = Access(path, 10.0, lambda _: False)
+    engine = access.engine()
+    event.listen(engine, "connect", migrate._without_foreign_keys)
+    with contextlib.closing(access.connect()) as connection:
+        connection.execute(f"PRAGMA journal_mode={access.journal_mode}")
+    migrate.run_migrations(engine, path, revision)
+    engine.dispose()
+
+
 def test_migrations_lead_to_the_declared_schema(tmp_path: Path) -> None:
-    """If this fails, a table was changed without a migration: registries made before lack it."""
-    with Registry.open(tmp_path / "migrated.sqlite"):
-        pass
+    """If this fails, a table was changed without a migration: registries made before lack it, and new ones have it."""
+    _migrated(tmp_path / "migrated.sqlite", HEAD)
     engine = create_engine(f"sqlite:///{tmp_path / 'migrated.sqlite'}", poolclass=NullPool)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
-    declared = create_engine(f"sqlite:///{tmp_path / 'declared.sqlite'}", poolclass=NullPool)
-    Base.metadata.create_all(declared)
+    with Registry.open(tmp_path / "new.sqlite"):
+        pass
     # Alembic does not compare CHECK constraints and partial indexes; the text does.
-    assert _schema(tmp_path / "migrated.sqlite") == _schema(tmp_path / "declared.sqlite")
+    assert _schema(tmp_path / "migrated.sqlite") == _schema(tmp_path / "new.sqlite")
+    for pragma in ("application_id", "journal_mode", "user_version"):
+        values = set()
+        for name in ("migrated", "new"):
+            with contextlib.closing(sqlite3.connect(tmp_path / f"{name}.sqlite")) as connection:
+                values.add(connection.execute(f"PRAGMA {pragma}").fetchone())
+        assert len(values) == 1, pragma
 
 
 def test_the_revisions_are_known() -> None:
@@ -90,6 +106,7 @@ def test_events_from_a_newer_version_get_their_effect(tmp_path: Path, monkeypatc
     path = tmp_path / "registry.sqlite"
     record = install_record() | {"directory": "/srv/\udcff"}
     data = {**record, "address": "http://127.0.0.1:1", "outcome": "ok", "first_token": 0.5, "rate": None}
+    _migrated(path, "0001")
     with monkeypatch.context() as patch:
         patch.setattr(migrate, "HEAD", "0001")
         patch.setattr(replay, "_EFFECTS", {})
@@ -100,13 +117,10 @@ def test_events_from_a_newer_version_get_their_effect(tmp_path: Path, monkeypatc
     assert (row.directory, row.outcome, row.first_token, row.smoked_at) == ("/srv/\\udcff", "ok", 0.5, TIME)
 
 
-def test_a_registry_of_the_first_schema_gets_the_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_of_the_first_schema_gets_the_column(tmp_path: Path) -> None:
     """If this fails, a vault of an earlier version cannot be opened, or loses what its registry holds."""
     path = tmp_path / "registry.sqlite"
-    with monkeypatch.context() as patch:
-        patch.setattr(migrate, "HEAD", "0001")
-        with Registry.open(path):
-            pass
+    _migrated(path, "0001")
     with contextlib.closing(sqlite3.connect(path)) as connection:
         row = (NAME, f"sha256:{'0' * 64}", 1, "folder", None, None, "mit", "gguf", *(None,) * 4, 0, None, TIME)
         connection.execute(f"INSERT INTO models VALUES ({', '.join('?' * len(row))})", row)
@@ -119,6 +133,8 @@ def test_a_registry_of_the_first_schema_gets_the_column(tmp_path: Path, monkeypa
 def test_a_newer_registry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, an older modelvault writes into a schema that it does not know."""
     path = tmp_path / "registry.sqlite"
+    with Registry.open(path):
+        pass
     with monkeypatch.context() as patch:
         _next_version(patch, tmp_path)
         with Registry.open(path):

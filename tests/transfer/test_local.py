@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,17 @@ def wanted(local: Path | None, path: str = "a", content: bytes = CONTENT) -> Wan
         assert local is not None
         yield iter([local.read_bytes()[start:stop]])
 
-    return Wanted(path, len(content), Digest.of_bytes(content), opened, local=local)
+    return Wanted(path, len(content), Digest.of_bytes(content), opened, local=local, local_only=True)
+
+
+def elsewhere(local: Path, content: bytes = CONTENT) -> Wanted:
+    """A file that a source has, too."""
+
+    @contextmanager
+    def opened(start: int, stop: int) -> Iterator[Iterator[bytes]]:
+        yield iter([content[start:stop]])
+
+    return Wanted("a", len(content), Digest.of_bytes(content), opened, local=local)
 
 
 def run(home: Path, *files: Wanted) -> tuple[Fetched, ...]:
@@ -109,3 +120,32 @@ def test_a_transfer_that_was_begun_never_writes_through_the_link(source: Path, t
     (again,) = run(tmp_path / "partial", wanted(source))
     assert again.linked
     assert source.read_bytes() == CONTENT
+
+
+def test_a_copy_stands_in_for_the_source(source: Path, tmp_path: Path) -> None:
+    """Breaks if what is on the machine is fetched once more, or if a damaged copy keeps the file from coming."""
+    (fetched,) = run(tmp_path / "partial", elsewhere(source))
+    assert fetched.linked
+    for state in ("damaged", "gone"):
+        source.write_bytes(b"x" * len(CONTENT))
+        if state == "gone":
+            source.unlink()
+        (fetched,) = run(tmp_path / state, elsewhere(source))
+        assert (fetched.linked, fetched.received, fetched.data.read_bytes()) == (False, len(CONTENT), CONTENT)
+
+
+def test_a_copy_that_cannot_be_linked_is_read(source: Path, tmp_path: Path, as_root: None) -> None:
+    """Breaks if a copy of another user's is fetched from the source all the same."""
+    os.chown(source, 65534, 65534)
+
+    asked = []
+
+    @contextmanager
+    def opened(start: int, stop: int) -> Iterator[Iterator[bytes]]:
+        asked.append((start, stop))
+        yield iter([CONTENT[start:stop]])
+
+    (fetched,) = run(tmp_path / "partial", replace(elsewhere(source), open=opened))
+    assert asked == []
+    assert fetched.data.read_bytes() == CONTENT
+    assert not fetched.data.samefile(source)
