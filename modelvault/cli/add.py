@@ -129,7 +129,10 @@ def _check(doors: Mapping[str, object], options: Mapping[str, object]) -> None:
     wrong = [option for option, value in options.items() if value and option not in _OPTIONS[chosen[0]]]
     if wrong:
         others = [door for door, known in _OPTIONS.items() if wrong[0] in known]
-        raise UsageProblem(f"{wrong[0]} does not belong to {chosen[0]}", hint=f"{wrong[0]} goes with {' and '.join(others)}, not with {chosen[0]}")
+        raise UsageProblem(
+            f"{wrong[0]} does not belong to {chosen[0]}",
+            hint=f"{wrong[0]} goes with {' and '.join(others)}, not with {chosen[0]}",
+        )
 
 
 def lines(result: "AddResult") -> Iterator[str]:
