@@ -218,10 +218,13 @@ class Store:
         model = modelpack.decode_manifest(data, None, ModelName("model"), what=what)
         return {manifest: len(data), config: config_size} | {file.digest: file.size for file in model.files}
 
-    def unneeded(self) -> dict[Digest, int]:
-        """Name the blobs that no model needs, with their length in bytes. Raises ``VaultDamaged`` where that is not known."""
+    def unneeded(self, without: ModelName | None = None) -> dict[Digest, int]:
+        """Name the blobs that no model needs (or would need ``without`` one of them), with their length in bytes.
+
+        Raises ``VaultDamaged`` where that is not known.
+        """
         needed: set[Digest] = set()
-        for entry in self.entries():
+        for entry in (entry for entry in self.entries() if entry.name != without):
             try:
                 needed |= self.blobs_of(entry.manifest).keys()
             except ModelvaultError as error:
@@ -255,9 +258,9 @@ class Store:
             yield from directory.glob(".*.tmp")
         yield from self._blobs.glob(f"{_DAMAGED}*")
 
-    def freeable(self) -> int:
-        """Tell how many bytes could be freed: what no model needs, and leftovers. Only while nobody publishes."""
-        return self.freed_by(self.unneeded()) + sum(path.stat().st_size for path in self.leftovers())
+    def freeable(self, without: ModelName | None = None) -> int:
+        """Tell how many bytes could be freed: what no model needs (``without`` one of them), and leftovers. Only while nobody publishes."""
+        return self.freed_by(self.unneeded(without)) + sum(path.stat().st_size for path in self.leftovers())
 
     def lacks(self, model: Model) -> tuple[str, ...]:
         """Name the files of a model that are not there in their full length, as after one was set aside."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.results import bundles, catalog, engines, fit, installs, models, papers, policy, project
+from modelvault.results import bundles, catalog, engines, fit, installs, models, papers, policy, project, updates
 
 RESULTS: Mapping[str, type] = {
     "add": models.AddResult,
@@ -34,9 +34,11 @@ RESULTS: Mapping[str, type] = {
     "policy accept": policy.AcceptResult,
     "policy check": policy.PolicyCheck,
     "policy show": policy.PolicyResult,
+    "outdated": updates.OutdatedResult,
     "pull": models.PullResult,
     "pull --all": project.ProjectResult,
     "pull --dry-run": models.PullPlan,
+    "pull --update": updates.UpdateResult,
     "receipt add": papers.ReceiptResult,
     "receipt list": papers.ReceiptsResult,
     "receipt show": papers.ReceiptResult,

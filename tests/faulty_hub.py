@@ -204,6 +204,7 @@ class FaultyHub:
     ) -> None:
         """Scan the folders and bind two ports on 127.0.0.1."""
         self.repositories = {name: Repository(folder) for name, folder in folders.items()}
+        self.versions: dict[tuple[str, str], Repository] = {}
         self.faults = Faults()
         self.requests: list[Request] = []
         self.page_size = page_size
@@ -233,6 +234,13 @@ class FaultyHub:
         self._storage.end()
 
     # -- what tests ask
+
+    def publish(self, repository: str, folder: Path) -> str:
+        """Make a new version of a repository the one of its main branch; the old one stays known by its commit, which is given."""
+        before = self.repositories[repository]
+        self.versions[repository, before.commit] = before
+        self.repositories[repository] = Repository(folder)
+        return before.commit
 
     def commit(self, repository: str) -> str:
         """Give the commit that every revision of a repository points to."""
@@ -363,6 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         verb, revision = (segments[at], segments[at + 1]) if verbs else ("revision", "main")
+        repository = hub.versions.get((name, revision), repository)
         if revision not in {"main", repository.commit}:
             self._error(404, "RevisionNotFound")
         elif verb == "tree":
@@ -399,6 +408,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._admitted(name, gated=True)
         if repository is None:
             return
+        repository = hub.versions.get((name, revision), repository)
         commit = {"X-Repo-Commit": repository.commit}
         if revision not in {"main", repository.commit}:
             self._error(404, "RevisionNotFound")

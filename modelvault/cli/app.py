@@ -24,6 +24,7 @@ from modelvault.cli.rm import gc, rm
 from modelvault.cli.serve import serve
 from modelvault.cli.show import show
 from modelvault.cli.smoke import smoke
+from modelvault.cli.updates import outdated
 from modelvault.cli.verify import verify
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ _command(no_args_is_help=True)(inspect)
 _command("list")(list_models)
 _command(no_args_is_help=True)(show)
 _command()(verify)
+_command()(outdated)
 _command(no_args_is_help=True)(rm)
 _command()(gc)
 _command(no_args_is_help=True)(fit)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from modelvault.cli.console import human_size
 from modelvault.cli.tables import table
+from modelvault.cli.updates import commits
 
 if TYPE_CHECKING:
     from modelvault.results.project import ProjectModel, ProjectResult
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def project_lines(result: "ProjectResult") -> Iterator[str]:
     """Show what became of each model, and of the lock."""
-    rows = [(model.name, model.outcome, _size(model), _commit(model)) for model in result.models]
+    rows = [(model.name, model.outcome, _size(model), commits(model)) for model in result.models]
     yield from table(("model", "outcome", "size", "commit"), rows, right=(2,))
     yield from (f"  {model.name}: {model.reason}" for model in result.models if model.reason)
     if result.dry_run:
@@ -27,8 +28,3 @@ def project_lines(result: "ProjectResult") -> Iterator[str]:
 
 def _size(model: "ProjectModel") -> str:
     return human_size(model.size) if model.size is not None else ""
-
-
-def _commit(model: "ProjectModel") -> str:
-    now = (model.commit or "")[:12]
-    return f"{model.before[:12]} -> {now}" if model.before else now

@@ -13,10 +13,10 @@ from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
 if TYPE_CHECKING:
-    from modelvault.artifact import ModelName
     from modelvault.progress import Progress
     from modelvault.results.models import PlannedDownload, PullPlan, PullResult
     from modelvault.results.project import ProjectResult
+    from modelvault.results.updates import UpdateResult
 
 _PROJECT = "modelvault.toml"
 
@@ -72,11 +72,20 @@ def pull(
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="Record that you accept the model's license.")
     ] = False,
+    called: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="What to call it in the vault; several versions side by side."),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Pull what the project's file wants, and lock it.")] = False,
     file: Annotated[
         Path | None, typer.Option(metavar="PATH", help="With --all: the project's file; modelvault.toml by default.")
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="With --all: move the lock to what is newest.")] = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Pull what is outdated, of the vault or NAME; with --all, move the lock to what is newest."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; download nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -87,6 +96,8 @@ def pull(
     --all pulls the models that a project lists in modelvault.toml, and writes their commits and digests into modelvault.lock beside
     it. What is locked comes again exactly so, until --update.
 
+    --update pulls again what `modelvault outdated` shows. A model under a name of your own (--as) stays as it is unless you name it.
+
     \b
     Examples:
       modelvault pull llama-3.1-8b
@@ -94,25 +105,38 @@ def pull(
       modelvault pull bartowski/Qwen2.5-7B-Instruct-GGUF --quant auto --fit 24GiB
       modelvault pull Qwen/Qwen2.5-7B-Instruct-AWQ --limit-rate 20M
       modelvault pull ollama:llama3.1:70b-instruct-q4_K_M
+      modelvault pull org/name --revision v1.0 --as org/name-v1
+      modelvault pull --update
       modelvault pull --all
     """
-    one = {"a name": name, "--revision": revision, "--quant": quant, "--include": include, "--exclude": exclude}
-    _check(all_, [option for option, value in one.items() if value], file is not None or update)
+    of_one = {
+        "--revision": revision,
+        "--quant": quant,
+        "--include": include,
+        "--exclude": exclude,
+        "--fit": fit,
+        "--as": called,
+    }
+    _check(
+        name, [option for option, value in of_one.items() if value], whole=all_, update=update, project=file is not None
+    )
     if (context is not None or force) and not fit:
         raise typer.BadParameter("--context and --force belong to --fit")
-    if all_ and fit:
-        raise typer.BadParameter("--fit is for one model")
+    from modelvault.artifact import ModelName
     from modelvault.cli.choosing import ask_for_quantization
     from modelvault.cli.project import project_lines
+    from modelvault.cli.updates import update_lines
     from modelvault.config import default_home, parse_size
     from modelvault.operations.fitting import Room
     from modelvault.operations.project import ProjectRequest, pull_project
     from modelvault.operations.pull import PullRequest, pull
+    from modelvault.operations.update import UpdateRequest
+    from modelvault.operations.update import update as pull_updates
     from modelvault.operations.upstream import name_wanted
     from modelvault.sources.selection import Wish
     from modelvault.vault import Vault
 
-    def request(name: "ModelName", wish: Wish, revision: str | None) -> PullRequest:
+    def request(name: ModelName, wish: Wish, revision: str | None, called: ModelName | None = None) -> PullRequest:
         return PullRequest(
             name=name,
             revision=revision,
@@ -125,10 +149,16 @@ def pull(
             consent=None if as_json else consent_prompt(),
             dry_run=dry_run,
             room=Room(tuple(fit), context, force) if fit else None,
+            called=called,
         )
 
     def one_model(progress: "Progress") -> "PullPlan | PullResult":
-        asked = request(name_wanted(name or ""), Wish(quant, tuple(include or ()), tuple(exclude or ())), revision)
+        asked = request(
+            name_wanted(name or ""),
+            Wish(quant, tuple(include or ()), tuple(exclude or ())),
+            revision,
+            ModelName(called) if called else None,
+        )
         with Vault.prospective(default_home(), log=progress.log) as vault:
             return pull(vault, asked, progress, None if as_json else ask_for_quantization)
 
@@ -137,20 +167,36 @@ def pull(
             project = ProjectRequest(file or Path(_PROJECT), request, update=update, dry_run=dry_run)
             return pull_project(vault, project, progress)
 
+    def newer_ones(progress: "Progress") -> "UpdateResult":
+        with Vault.existing(default_home(), log=progress.log) as vault:
+            asked = UpdateRequest(
+                lambda found: request(found.name, found.wish, None, found.called),
+                (ModelName(name),) if name else (),
+                endpoint,
+                dry_run,
+            )
+            return pull_updates(vault, asked, progress)
+
     if all_:
         run("pull", as_json, all_models, project_lines)
+    elif update:
+        run("pull", as_json, newer_ones, update_lines)
     else:
         run("pull", as_json, one_model, lines)
 
 
-def _check(whole: bool, one: list[str], project: bool) -> None:
-    """Refuse what is said of one model beside --all, and what is said of a project without it."""
-    if whole and one:
-        raise typer.BadParameter(f"--all takes what {_PROJECT} says; write it there: {', '.join(one)}")
-    if not whole and project:
-        raise typer.BadParameter("--file and --update belong to --all")
-    if not whole and "a name" not in one:
-        raise typer.BadParameter("name a model, or take --all")
+def _check(name: str | None, of_one: list[str], *, whole: bool, update: bool, project: bool) -> None:
+    """Refuse what is said of one model beside --all or --update, and what is said of a project without --all."""
+    if whole and (name or of_one):
+        raise typer.BadParameter(
+            f"--all takes what {_PROJECT} says; write it there: {', '.join(['a name'] * bool(name) + of_one)}"
+        )
+    if update and of_one:
+        raise typer.BadParameter(f"--update pulls a model as it was pulled before, without {', '.join(of_one)}")
+    if project and not whole:
+        raise typer.BadParameter("--file belongs to --all")
+    if not (whole or update or name):
+        raise typer.BadParameter("name a model, or take --all or --update")
 
 
 def _to_download(file: "PlannedDownload") -> str:

@@ -18,6 +18,7 @@ def rm(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A name that `list` prints.", autocompletion=completion.models)
     ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what that would free.")] = False,
     as_json: Json = False,
 ) -> None:
     """Take a model out of the vault's list.
@@ -25,7 +26,8 @@ def rm(
     `gc` frees its bytes; installs in engines stay.
 
     \b
-    Example:
+    Examples:
+      modelvault rm llama-3.1-8b --dry-run
       modelvault rm llama-3.1-8b
     """
     from modelvault.artifact import ModelName
@@ -35,18 +37,18 @@ def rm(
 
     def work(progress: "Progress") -> "RemoveResult":
         with Vault.existing(default_home(), log=progress.log) as vault:
-            return remove(vault, ModelName(model))
+            return remove(vault, ModelName(model), dry_run=dry_run)
 
     run("rm", as_json, work, _removed)
 
 
 def _removed(result: "RemoveResult") -> Iterator[str]:
-    yield f"removed {result.model} from {result.vault}"
+    yield f"{'would remove' if result.dry_run else 'removed'} {result.model} from {result.vault}"
     if result.installs:
         yield "still installed; to remove it there:"
     yield from (f"  {install.removal}" for install in result.installs)
     if result.freeable is not None:
-        yield f"`modelvault gc` would now free {human_size(result.freeable)}"
+        yield f"`modelvault gc` would {'then' if result.dry_run else 'now'} free {human_size(result.freeable)}"
 
 
 def gc(

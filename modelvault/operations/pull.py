@@ -47,7 +47,7 @@ class PullRequest:
     """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration.
 
     ``consent`` asks whether a license is accepted, if there is somebody to ask; ``accept_license`` says that it is.
-    ``room`` says which cards it is meant for; where the wish's quantization is ``auto``, they decide on it. ``pin``, from a lock, says
+    ``called`` is its name in the vault, if that is to be another; ``room`` says which cards it is meant for; where the wish's quantization is ``auto``, they decide on it. ``pin``, from a lock, says
     where it comes from and which files it has; then revision, quantization and globs only name it.
     """
 
@@ -63,6 +63,7 @@ class PullRequest:
     dry_run: bool = False
     pin: Pin | None = None
     room: Room | None = None
+    called: ModelName | None = None
 
     @property
     def chosen_by_room(self) -> bool:
@@ -104,6 +105,7 @@ def pull(
         elif upstream.pin is None and upstream.kind == "hub":
             upstream = upstream.settled(settle(snapshot, upstream.wish, choose))
         fits = fitting.require(upstream) if fitting is not None else None
+        upstream = replace(upstream, called=request.called)
         job = _prepare(vault, upstream, source, snapshot)
         asking = Asking(request.accept_license, request.consent, upstream.acceptance)
         _judge(vault, job, asking, allow_pickle=request.allow_pickle)
@@ -124,7 +126,7 @@ def _in_vault(vault: Vault, upstream: Upstream, files: Sequence[SourceFile]) -> 
     """Which files lie in the vault: by their SHA-256, or by the digest that this model's last pull had for them."""
     known: dict[Digest, Digest] = {}
     for entry in vault.store.entries():
-        if entry.name == upstream.name:
+        if entry.name == upstream.listed:
             # One whose documents are damaged tells nothing: then its small files come again, and with them the model is mended.
             with contextlib.suppress(ModelvaultError):
                 last = vault.store.load(entry).model
@@ -160,7 +162,7 @@ class _Job:
         texts = texts_listed({file.path: file.digest for file in self.selection.files})
         page = self.snapshot.license_link or source_page(self.origin)
         pending = self.upstream.kind == "ollama"
-        return Terms(self.upstream.name, self.snapshot.license or self.upstream.license, page, texts, pending)
+        return Terms(self.upstream.listed, self.snapshot.license or self.upstream.license, page, texts, pending)
 
 
 def _prepare(vault: Vault, upstream: Upstream, source: Source, snapshot: Snapshot) -> _Job:
@@ -172,7 +174,7 @@ def _prepare(vault: Vault, upstream: Upstream, source: Source, snapshot: Snapsho
         selection = Selection(snapshot.files, ())
     else:
         selection = select(snapshot.files, upstream.wish)
-    check_distinct(upstream.name, [file.path for file in selection.files])
+    check_distinct(upstream.listed, [file.path for file in selection.files])
     found = _in_vault(vault, upstream, selection.files)
     wanted = tuple(
         Wanted(
@@ -181,7 +183,7 @@ def _prepare(vault: Vault, upstream: Upstream, source: Source, snapshot: Snapsho
             digest=file.digest,
             open=functools.partial(source.open_range, snapshot, file),
             identity=f"{snapshot.repository}@{snapshot.commit}",
-            model=upstream.name.text,
+            model=upstream.listed.text,
             local=downloaded(upstream.repository, file) if upstream.kind == "hub" else None,
         )
         for file in selection.files
@@ -237,7 +239,7 @@ def _plan(vault: Vault, job: _Job) -> PullPlan:
         warnings.append(filesystem.no_space(vault.root, needed=needed).message)
     return PullPlan(
         vault=vault.root,
-        name=str(upstream.name),
+        name=str(upstream.listed),
         repository=upstream.repository,
         commit=job.snapshot.commit,
         license=job.terms.license,
@@ -283,7 +285,7 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
             check_pinned(job.upstream.pin, digests)
         recipe, notes = _recipe(job.upstream, paths)
         model = Model(
-            name=job.upstream.name,
+            name=job.upstream.listed,
             origin=job.origin,
             files=tuple(
                 FileSpec(file.path, file.size, digests[file.path], file.digest) for file in job.selection.files

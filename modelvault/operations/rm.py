@@ -7,8 +7,8 @@ from modelvault.results.models import RemoveResult
 from modelvault.vault import Vault
 
 
-def remove(vault: Vault, name: ModelName) -> RemoveResult:
-    """Unlist a model; installs of it stay, since the engines have links or copies of their own.
+def remove(vault: Vault, name: ModelName, *, dry_run: bool = False) -> RemoveResult:
+    """Unlist a model; installs of it stay, since the engines have links or copies of their own. With ``dry_run`` only say what that frees.
 
     Raises ``UsageProblem`` if there is no such model, ``VaultLocked`` while a bundle is being written.
     """
@@ -17,12 +17,13 @@ def remove(vault: Vault, name: ModelName) -> RemoveResult:
         entry = vault.entry(name)
         registry = vault.registry
         installs = tuple(map(install_line, registry.installs(entry.name)))
-        # The event first: what the list no longer has, the log must not bring back where the list is lost.
-        vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})
-        vault.store.remove(entry.name)
-        registry.forget_model(entry.name)
+        if not dry_run:
+            # The event first: what the list no longer has, the log must not bring back where the list is lost.
+            vault.record("model-removed", {"model": entry.name.text, "manifest": str(entry.manifest)})
+            vault.store.remove(entry.name)
+            registry.forget_model(entry.name)
         try:
-            freeable = vault.store.freeable()
+            freeable = vault.store.freeable(without=entry.name)
         except VaultDamaged:
             freeable = None
-        return RemoveResult(vault=vault.root, model=entry.name.text, freeable=freeable, installs=installs)
+        return RemoveResult(vault.root, entry.name.text, freeable, installs, dry_run)

@@ -19,7 +19,10 @@ from modelvault.sources.selection import Wish
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a model comes from: a repository of the Hub or of an Ollama registry, and what of it is wanted under which name."""
+    """Where a model comes from: a repository of the Hub or of an Ollama registry, and what of it is wanted.
+
+    ``name`` is the one that says so; in the vault the model is ``called`` another, if the user wants that.
+    """
 
     name: ModelName
     repository: str
@@ -31,6 +34,12 @@ class Upstream:
     notes: tuple[str, ...] = ()
     acceptance: bool = False
     pin: Pin | None = None
+    called: ModelName | None = None
+
+    @property
+    def listed(self) -> ModelName:
+        """The model's name in the vault."""
+        return self.called or self.name
 
     def pinned(self, pin: Pin | None) -> "Upstream":
         """Give it at the repository and commit that are locked, if any are. Of Ollama's, the tag is still asked for first."""

@@ -174,12 +174,13 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class RemoveResult:
-    """What ``rm`` took out of the vault, what it left in engines, and how many bytes ``gc`` would now free, if that is known."""
+    """What ``rm`` took out of the vault or would take, what it left in engines, and how many bytes ``gc`` would then free, if that is known."""
 
     vault: Path
     model: str
     freeable: int | None
     installs: tuple[InstallLine, ...]
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,141 @@
+"""Newer versions: what ``outdated`` says, what ``pull --update`` brings, and several versions side by side."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faulty_hub import FaultyHub
+from machines import Machine
+from make_models import make_gguf, make_sharded_safetensors
+from refusals import failed, succeeded
+
+NAME, QUANTS = "org/sharded", "org/quants"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FaultyHub]:
+    first, quants = tmp_path / "first", tmp_path / "quants"
+    first.mkdir()
+    quants.mkdir()
+    make_sharded_safetensors(first)
+    make_gguf(quants / "m-Q8_0.gguf")
+    make_gguf(quants / "m-Q4_K_M.gguf", seed=1)
+    (quants / "notes.txt").write_text("first")
+    with FaultyHub({NAME: first, QUANTS: quants}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def pc(hub: FaultyHub, machine: Callable[..., Machine]) -> Machine:
+    return machine("pc", endpoint=hub.url)
+
+
+def republish(hub: FaultyHub, tmp_path: Path, path: str) -> str:
+    """Publish a second version of the sharded model, in which one file is another; give the first commit."""
+    second = tmp_path / "second"
+    shutil.copytree(tmp_path / "first", second)
+    (second / path).write_text((second / path).read_text() + "\n")
+    return hub.publish(NAME, second)
+
+
+def states(machine: Machine, *names: str) -> dict[str, str]:
+    return {line["model"]: line["state"] for line in succeeded(machine, "outdated", *names)["models"]}
+
+
+def test_an_update_brings_what_changed(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if an update is not noticed, brings what was here, or leaves the old version under the name."""
+    succeeded(pc, "pull", NAME)
+    assert states(pc) == {NAME: "up to date"}
+    before = republish(hub, tmp_path, "tokenizer.json")
+    (line,) = succeeded(pc, "outdated")["models"]
+    assert (line["state"], line["changed"], line["commit"], line["newest"]) == (
+        "outdated",
+        ["tokenizer.json"],
+        before,
+        hub.commit(NAME),
+    )
+    assert "pull --update" in pc.run("outdated").out
+    (planned,) = succeeded(pc, "pull", "--update", "--dry-run")["models"]
+    assert (planned["outcome"], planned["to_download"]) == ("would pull", line["to_download"])
+    assert states(pc) == {NAME: "outdated"}
+    hub.forget()
+    (model,) = succeeded(pc, "pull", "--update")["models"]
+    assert (model["outcome"], model["before"], model["commit"]) == ("pulled", before, hub.commit(NAME))
+    assert sum(hub.bytes_sent(path) for path in hub.repositories[NAME].files) == line["to_download"]
+    assert states(pc) == {NAME: "up to date"}
+    assert {model["outcome"] for model in succeeded(pc, "pull", "--update")["models"]} == {"up to date"}
+
+
+def test_versions_side_by_side(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if a second version takes the name of the first, if its shared files are kept twice, or if an update moves it unasked."""
+    before = republish(hub, tmp_path, "config.json")
+    kept = "org/sharded-old"
+    assert succeeded(pc, "pull", NAME, "--revision", before, "--as", kept)["model"]["name"] == kept
+    result = succeeded(pc, "pull", NAME)
+    assert result["received"] < result["model"]["size"] / 10
+    assert pc.models() == {NAME, kept}
+    assert states(pc) == {NAME: "up to date", kept: "outdated"}
+    succeeded(pc, "pull", "--update")
+    assert states(pc, kept) == {kept: "outdated"}
+    succeeded(pc, "pull", "--update", kept)
+    assert states(pc, kept) == {kept: "up to date"}
+    assert pc.models() == {NAME, kept}
+
+
+def test_what_was_chosen_stays_chosen(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if an update of one quantization, or of files that were named, brings the others along."""
+    succeeded(pc, "pull", QUANTS, "--quant", "Q8_0")
+    succeeded(pc, "pull", NAME, "--exclude", "README.md")
+    second = tmp_path / "more"
+    shutil.copytree(tmp_path / "quants", second)
+    make_gguf(second / "m-Q8_0.gguf", seed=2)
+    hub.publish(QUANTS, second)
+    republish(hub, tmp_path, "config.json")
+    files = {model: {file["path"] for file in succeeded(pc, "show", model)["files"]} for model in pc.models()}
+    updated = {model["name"]: model["outcome"] for model in succeeded(pc, "pull", "--update")["models"]}
+    assert updated == {f"{QUANTS}:Q8_0": "pulled", NAME: "pulled"}
+    assert {model: {file["path"] for file in succeeded(pc, "show", model)["files"]} for model in pc.models()} == files
+
+
+def test_what_has_no_source(pc: Machine, hub: FaultyHub, tiny_gguf: Path) -> None:
+    """Breaks if a model from a folder is called up to date, or if one source that fails hides the others."""
+    pc.run("add", tiny_gguf, "--name", "mine")
+    succeeded(pc, "pull", NAME)
+    assert states(pc) == {"mine": "no source", NAME: "up to date"}
+    succeeded(pc, "pull", QUANTS, "--quant", "Q8_0")
+    del hub.repositories[QUANTS]
+    ran = pc.json("outdated", code=3)
+    assert {line["model"]: line["state"] for line in ran.result["models"]} == {
+        "mine": "no source",
+        NAME: "up to date",
+        f"{QUANTS}:Q8_0": "not known",
+    }
+    assert failed(pc, "outdated", f"{QUANTS}:Q8_0", code=10)["hint"]
+    assert pc.json("pull", "--update", code=3).document["error"]["data"]["failed"] == [f"{QUANTS}:Q8_0"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--update", "--revision", "main"),
+        ("--update", NAME, "--as", "x"),
+        ("--all", "--as", "x"),
+        (NAME, "--file", "modelvault.toml"),
+        (),
+    ],
+)
+def test_what_does_not_go_together(pc: Machine, arguments: tuple[str, ...]) -> None:
+    """Breaks if one of two contradicting wishes is passed over in silence."""
+    pc.run("pull", *arguments, "--dry-run", code=2)
+
+
+def test_rm_tells_bytes_first(pc: Machine) -> None:
+    """Breaks if a user cannot see what removing a model would free, shared files left out."""
+    succeeded(pc, "pull", QUANTS, "--quant", "Q8_0")
+    succeeded(pc, "pull", QUANTS, "--quant", "Q4_K_M")
+    foretold = succeeded(pc, "rm", f"{QUANTS}:Q8_0", "--dry-run")
+    assert foretold["dry_run"] is True
+    assert pc.models() == {f"{QUANTS}:Q8_0", f"{QUANTS}:Q4_K_M"}
+    assert succeeded(pc, "rm", f"{QUANTS}:Q8_0")["freeable"] == foretold["freeable"]
+    assert succeeded(pc, "gc")["size"] == foretold["freeable"] > 1_000_000
