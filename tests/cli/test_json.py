@@ -64,7 +64,7 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
         assert printed["schema"] == "modelvault/1"
         assert printed["status"] == "ok"
         command = printed["command"]
-        for flag in ("--dry-run", "--all"):
+        for flag in ("--dry-run", "--all", "--update"):
             if flag in arguments and f"{printed['command']} {flag}" in RESULTS:
                 command = f"{printed['command']} {flag}"
         assert fits(RESULTS[command], printed["result"]), printed
@@ -73,7 +73,7 @@ def test_commands_print_what_is_documented(machine: Callable[..., Machine], tiny
     with FaultyHub({"demo/tiny-GGUF": tiny_gguf}) as hub:
         pc = machine("pc", hub.url)
         (pc.root / "modelvault.toml").write_text('[[model]]\nname = "demo/tiny-GGUF"\n')
-        for line in ("pull demo/tiny-GGUF --dry-run", "pull demo/tiny-GGUF", "pull --all"):
+        for line in ("pull demo/tiny-GGUF --dry-run", "pull demo/tiny-GGUF", "pull --all", "outdated", "pull --update"):
             note(pc, *line.split())
     note(pc, "add", tiny_gguf, "--name", "tiny")
     for folder_or_file in (tiny_gguf, tiny_gguf.parent):
