@@ -84,6 +84,12 @@ def layer_bytes(attention: Attention, tokens: int, run: Run, parallel: int = 1) 
     return blocks * run.block * per_token * CACHE_BYTES[run.kv_type]
 
 
+def cache_tokens(shape: Shape, run: Run, cache: int, parallel: int = 1) -> int:
+    """Give how many tokens have room in ``cache`` bytes on each card, in whole blocks, as vLLM reports it when it starts."""
+    block = sum(layer_bytes(attention, run.block, run, parallel) for attention in shape.attentions)
+    return max(cache, 0) // block * run.block if block else 0
+
+
 def sequence_bytes(shape: Shape, run: Run, batched: int, parallel: int = 1) -> int:
     """Give what one sequence of ``run.context`` tokens takes on each card; a window keeps what it sees and what is on its way."""
     size = 0
@@ -117,8 +123,7 @@ def serve(shape: Shape, run: Run, devices: Sequence[Device], parallel: int) -> S
     )
     cache = budget - sum(part.size for part in parts)
     need = sequence_bytes(shape, run, batched, parallel)
-    block = sum(layer_bytes(attention, run.block, run, parallel) for attention in shape.attentions)
-    tokens = max(cache, 0) // block * run.block if block else 0
+    tokens = cache_tokens(shape, run, cache, parallel)
     kept = Part("cache", max(cache, 0), exact=False)
     outside = Part("outside its share", device.memory - budget, exact=True)
     loads = tuple(Load(card.name, card.memory, (*parts, kept, outside)) for card in devices[:parallel])

@@ -13,7 +13,7 @@ from ollama_registry import OllamaRegistry
 from ollama_stores import PARAMS, TEXTS, write_model
 from refusals import blobs, failed, running, succeeded
 
-SIZE = 80_000_000
+SIZE = 150_000_000
 LARGE, TINY = "ollama:large:f16", "ollama:tiny:q8_0"
 
 
