@@ -14,7 +14,7 @@ from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle
 from modelvault.bundle.receive import Received, receive, volumes_wanted
 from modelvault.bundle.staging import Staging
-from modelvault.errors import DigestMismatch, ModelvaultError, PolicyRefused, SourceUnavailable, in_words
+from modelvault.errors import DigestMismatch, ModelvaultError, NoSpace, PolicyRefused, SourceUnavailable, in_words
 from modelvault.inspect import ModelReport, inspect_model
 from modelvault.locks import locked_directory
 from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
@@ -149,7 +149,12 @@ def take_in(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, 
     require_base(order, missing)
     if not missing:
         return Received()
-    filesystem.require_space(vault.root, forecast(vault, order, missing).needed)
+    try:
+        filesystem.require_space(vault.root, forecast(vault, order, missing).needed)
+    except NoSpace as error:
+        if len(order.entries) > 1:
+            error.hint = f"{error.hint}; or import fewer of the {len(order.entries)} models: --only MODEL"
+        raise
     return receive(order.bundle, missing, staging, order.progress, patches=order.delivery.patches)
 
 
