@@ -94,13 +94,12 @@ def plan_drives(
         missing: tuple[str, ...] = ()
     elif swap:
         missing = (f"{name_volumes([volume.number for volume in assigned.left_over])} go to the next drives",)
-        seconds = None
     else:
         missing = (lack.message,)
     return DrivePlan(
         drives=tuple(drives),
         free=sum({one.device: one.free for one in found}.values()),
-        seconds=seconds,
+        seconds=seconds if lack is None else None,
         warnings=(*warnings(vault, named), *missing),
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from modelvault.artifact import ModelName
 from modelvault.errors import ModelvaultError, PolicyRefused, UsageProblem
@@ -36,6 +36,7 @@ class Fitting:
     room: Room
     devices: tuple[Device, ...]
     progress: Progress
+    known: dict[Wish, Described] = field(default_factory=dict)
 
     @classmethod
     def of(cls, snapshot: Snapshot, source: Source, room: Room, progress: Progress) -> "Fitting":
@@ -72,7 +73,10 @@ class Fitting:
         return reply.headline
 
     def _described(self, wish: Wish) -> Described:
-        return described_remote(self.snapshot.repository, self.snapshot, wish, self.source, self.progress)
+        if wish not in self.known:
+            name = self.snapshot.repository
+            self.known[wish] = described_remote(name, self.snapshot, wish, self.source, self.progress)
+        return self.known[wish]
 
     def _fits(self, described: Described) -> bool:
         return self._answer(described).verdict is Verdict.FITS

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.bundle.index import ModelEntry
+from modelvault.bundle.index import ModelEntry, name_volumes
 from modelvault.bundle.receive import Received
 from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
 from modelvault.formats.remote_code import CODE_FORMAT
@@ -175,10 +175,24 @@ def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None
     names = ", ".join(dict.fromkeys(outcome.model.name for outcome, _ in failed))
     raise (VolumesWanted if kinds == {VolumesWanted} else PartlyDone)(
         f"{len(failed)} of {len(outcomes)} models {'still wait for volumes' if kinds == {VolumesWanted} else 'did not get all the way'}: {names}",
-        hint=first.hint or "run the same command again once the cause is mended: it goes on where it stopped",
+        hint=_what_next([error for _, error in failed]),
         result=result,
         failed=[_said(outcome.model.name, error) for outcome, error in failed],
     )
+
+
+def _what_next(errors: Sequence[ModelvaultError]) -> str:
+    """Say what to do next: the first one's hint, or all the volumes that models wait for, where each names its own."""
+    hint = errors[0].hint
+    waiting = all(isinstance(error, VolumesWanted) for error in errors)
+    if (
+        waiting
+        and len({error.hint for error in errors}) > 1
+        and not any("patch" in (error.hint or "") for error in errors)
+    ):
+        volumes = sorted({number for error in errors for number in error.data["volumes"]})
+        return f"import the drives that hold {name_volumes(volumes)}: what arrived is kept"
+    return hint or "run the same command again once the cause is mended: it goes on where it stopped"
 
 
 def _do(vault: Vault, job: Job, *, dry_run: bool) -> _Done:

@@ -73,6 +73,7 @@ def test_one_drive_after_the_other(delivery: Delivery, drives: tuple[Path, Path]
     came = [model["new_bytes"] for model in imported["models"]]
     assert imported["received"] <= sum(came) < sum(model["size"] for model in imported["models"])
     assert ran.document["error"]["code"] == "volumes-wanted"
+    assert {0: "volumes 3 to 4", 1: "volumes 1 to 2"}[order[0]] in ran.document["error"]["hint"]
     assert delivery.server.models() == set()
     assert delivery.installed() == set()
     delivery.server.run("gc")
