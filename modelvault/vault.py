@@ -249,11 +249,12 @@ class Vault:
             return event
 
     def publish(
-        self, model: Model, reports: Mapping[str, FileReport], bundle: Mapping[str, Any] | None = None
+        self, model: Model, reports: Mapping[str, FileReport], noted: Mapping[str, Any] | None = None
     ) -> StoredModel:
         """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there.
 
-        ``bundle`` says which one brought it, if one did: its ``label``, its ``sequence``, the fingerprint of the ``key`` that signed it.
+        What is ``noted`` of how it came goes into the log: the ``bundle`` that brought it (its ``label``, its ``sequence``, the fingerprint of
+        the ``key`` that signed it), or the ``revision`` that was asked for.
         """
         registry = self.registry
         stored = self.store.add(model)
@@ -261,8 +262,7 @@ class Vault:
         data: dict[str, Any] = {"model": model.name.text, "manifest": str(stored.manifest)}
         if model.recipe is not None:
             data["recipe"] = encode_recipe(model.recipe)  # the one thing that only the list of models has
-        if bundle is not None:
-            data["bundle"] = dict(bundle)
+        data |= noted or {}
         event = self.record("model-published", data)
         registry.record_model(stored, reports, event.time)
         return stored

@@ -372,7 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         verb, revision = (segments[at], segments[at + 1]) if verbs else ("revision", "main")
         repository = hub.versions.get((name, revision), repository)
-        if revision not in {"main", repository.commit}:
+        if (name, revision) not in hub.versions and revision not in {"main", repository.commit}:
             self._error(404, "RevisionNotFound")
         elif verb == "tree":
             self._tree(repository, "/".join(segments[at + 2 :]), query)
@@ -410,7 +410,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repository = hub.versions.get((name, revision), repository)
         commit = {"X-Repo-Commit": repository.commit}
-        if revision not in {"main", repository.commit}:
+        if (name, revision) not in hub.versions and revision not in {"main", repository.commit}:
             self._error(404, "RevisionNotFound")
         elif path not in repository.files:
             self._error(404, "EntryNotFound", commit)

@@ -146,6 +146,14 @@ def test_an_exception_in_one_file_is_enough_where_the_other_is_silent(tmp_path: 
     assert judge(load_policies(tmp_path, machine), HARMFUL) == ()
 
 
+@pytest.mark.parametrize(("name", "exempt"), [("acme/old", False), ("Acme/Chat-AWQ:Q4", True), ("chat", True)])
+def test_an_exception_is_for_where_a_model_is_from(tmp_path: Path, name: str, exempt: bool) -> None:
+    """Breaks if a model gets around the policy under the name of another that was reviewed, or a reviewed one loses that by its name."""
+    (tmp_path / "policy.toml").write_text(named("pickle") if exempt else named("pickle", model="acme/old"))
+    candidate = replace(HARMFUL, name=ModelName(name))
+    assert (judge(load_policies(tmp_path, tmp_path / "none.toml"), candidate) == ()) == exempt
+
+
 def test_who_wants_a_license_accepted(tmp_path: Path) -> None:
     """Breaks if a user is asked for what no rule asks, or not asked for what one does."""
     (tmp_path / "policy.toml").write_text('[licenses]\naccept = ["llama*", "unknown"]\n')

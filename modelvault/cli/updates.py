@@ -58,8 +58,9 @@ def lines(result: "OutdatedResult") -> Iterator[str]:
     for line in result.models:
         if line.changed or line.reason:
             yield f"  {line.model}: {line.reason or _changes(line)}"
-    if any(line.changed for line in result.models):
+    if any(line.changed and not line.held for line in result.models):
         yield "next: modelvault pull --update"
+    yield from (f"next: modelvault pull --update {line.model}" for line in result.models if line.changed and line.held)
 
 
 def _changes(line: "OutdatedLine") -> str:

@@ -57,6 +57,10 @@ def adopt_from_hub_cache(vault: Vault, request: HubCacheAdoption, progress: Prog
     warnings: list[str] = []
     if told is None:
         warnings.append(f"{upstream.name} was not compared with the Hub: the names in the cache alone vouch for it")
+        if bare := [file.path for file in files if file.digest is None]:
+            warnings.append(
+                f"nothing vouches for {', '.join(bare[:5])}: no link of the Hub's client, but files of their own"
+            )
     else:
         files = tuple(_agreed(file, told) for file in files)
         there = {file.path for file in select(told.files, upstream.wish).files}
@@ -107,7 +111,11 @@ def _agreed(file: SourceFile, told: Snapshot) -> SourceFile:
     """Give a file of the cache with the digest that the Hub lists. Raises ``DigestMismatch`` where the two disagree."""
     listed = next((other for other in told.files if other.path == file.path), None)
     if listed is None:
-        return file
+        raise DigestMismatch(
+            f"{file.path} is in the cache, but not in {told.repository} at {told.commit}",
+            hint="somebody put it there: remove it, or `modelvault add` the folder under a name of your own",
+            path=file.path,
+        )
     if file.size == listed.size and file.digest in {None, listed.digest}:
         return listed
     raise DigestMismatch(

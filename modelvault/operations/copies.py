@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelvault.artifact import FileRole, SourceFile, file_role
+from modelvault.artifact import Algorithm, FileRole, SourceFile, file_role
 from modelvault.engines import engines
 from modelvault.errors import UsageProblem
 from modelvault.sources.hub_cache import HubCache
@@ -18,6 +18,7 @@ def hub_cache_here() -> Path:
 
 def downloaded(repository: str, file: SourceFile) -> Path | None:
     """Find weights that the Hub's client has downloaded, by their digest alone: nothing is read. What is small somebody may edit."""
-    if file_role(file.path) is not FileRole.WEIGHT:
+    promised = file.digest is not None and file.digest.algorithm is Algorithm.SHA256
+    if not promised or file_role(file.path) is not FileRole.WEIGHT:
         return None
     return HubCache(hub_cache_here()).blob(repository, file)

@@ -1,5 +1,6 @@
 """What a user brings at once: bundles in pieces on several drives, and patches for them."""
 
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,8 +143,8 @@ def _opened(
 def _without(problem: ModelvaultError, others: Collection[OpenBundle]) -> ModelvaultError:
     """Say how the bundles that are in order are imported without the one that is not."""
     if others:
-        paths = " ".join(str(place) for bundle in others for place in bundle.places)
-        without = f"without it: `modelvault import {paths}`"
+        paths = [str(place) for bundle in others for place in bundle.places]
+        without = f"without it: `{shlex.join(['modelvault', 'import', *paths])}`"
         problem.hint = f"{problem.hint}; {without}" if problem.hint else without
     return problem
 

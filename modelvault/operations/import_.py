@@ -175,16 +175,16 @@ def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None
     names = ", ".join(dict.fromkeys(outcome.model.name for outcome, _ in failed))
     raise (VolumesWanted if kinds == {VolumesWanted} else PartlyDone)(
         f"{len(failed)} of {len(outcomes)} models {'still wait for volumes' if kinds == {VolumesWanted} else 'did not get all the way'}: {names}",
-        hint=_what_next([error for _, error in failed]),
+        hint=_what_next([error for _, error in failed], bundles=len(result.imports)),
         result=result,
         failed=[_said(outcome.model.name, error) for outcome, error in failed],
     )
 
 
-def _what_next(errors: Sequence[ModelvaultError]) -> str:
+def _what_next(errors: Sequence[ModelvaultError], bundles: int) -> str:
     """Say what to do next: the first one's hint, or all the volumes that models wait for, where each names its own."""
     hint = errors[0].hint
-    waiting = all(isinstance(error, VolumesWanted) for error in errors)
+    waiting = bundles == 1 and all(isinstance(error, VolumesWanted) for error in errors)
     if (
         waiting
         and len({error.hint for error in errors}) > 1

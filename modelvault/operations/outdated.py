@@ -2,11 +2,11 @@
 
 import contextlib
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from modelvault.artifact import FileSpec, ModelName, SourceFile, StoredModel
-from modelvault.catalog import Catalog
 from modelvault.errors import ModelvaultError, PartlyDone, SourceUnavailable, UsageProblem, in_words
 from modelvault.formats.ollama import CONFIG_FILE, MANIFEST_FILE
 from modelvault.operations.catalog import the_catalog
@@ -18,6 +18,7 @@ from modelvault.sources import Snapshot, Source
 from modelvault.sources.selection import Wish, select
 from modelvault.vault import Vault
 
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _PAPERS = {CONFIG_FILE, MANIFEST_FILE}  # of Ollama's: they name the layers, and say nothing themselves
 
 
@@ -48,7 +49,7 @@ def outdated(
         try:
             with in_words():
                 followed = follow(vault, stored, progress, endpoint)
-            lines.append(followed.line if followed else _unfollowed(stored))
+            lines.append(followed.line if followed else unfollowed(vault, stored))
         except ModelvaultError as error:
             errors.append(error)
             lines.append(replace(_line(stored, Freshness.UNKNOWN), reason=error.message))
@@ -68,11 +69,13 @@ def outdated(
 
 def follow(vault: Vault, stored: StoredModel, progress: Progress, endpoint: str | None = None) -> Followed | None:
     """Look at a model's source; ``None`` for one that has none to follow. Raises ``SourceUnavailable``."""
-    upstream = upstream_of(stored, the_catalog(vault.config))
+    upstream = upstream_of(vault, stored)
     if upstream is None:
         return None
     progress.log(f"looking up {upstream.repository}")
-    with contextlib.closing(open_source(upstream, endpoint, vault.config, progress.log)) as source:
+    # Of several hubs the first alone: one that stands in for it may be behind, and what is older there is no update.
+    first = endpoint or next(iter(vault.config.endpoint), None) if upstream.kind == "hub" else endpoint
+    with contextlib.closing(open_source(upstream, first, vault.config, progress.log)) as source:
         snapshot = source.snapshot(upstream.repository, upstream.revision)
         if snapshot.commit == stored.model.origin.commit:
             return Followed(stored, upstream, _line(stored, Freshness.CURRENT, snapshot))
@@ -80,31 +83,42 @@ def follow(vault: Vault, stored: StoredModel, progress: Progress, endpoint: str 
     changed = _changed(stored, upstream, snapshot)
     line = _line(stored, Freshness.OUTDATED if changed else Freshness.CURRENT, snapshot)
     size = sum(file.size for file in changed)
-    return Followed(stored, upstream, replace(line, changed=tuple(file.path for file in changed), to_download=size))
+    held = upstream.called is not None
+    line = replace(line, changed=tuple(file.path for file in changed), to_download=size, held=held)
+    return Followed(stored, upstream, line)
 
 
-def upstream_of(stored: StoredModel, catalog: Catalog) -> Upstream | None:
-    """Find where a newer version of a model would come from.
+def upstream_of(vault: Vault, stored: StoredModel) -> Upstream | None:
+    """Find where a newer version of a model would come from; ``None`` where nowhere.
 
-    Its name says so, if that is one of the catalog, of the Hub or of Ollama's; a model under a name of its own comes from the
-    repository that it came from, with the same files.
+    Its name says so, if that is one of the catalog, of the Hub or of Ollama's, or else the repository that it came from; and there, the
+    revision that was asked for. One that was pulled at a commit stays at that.
     """
     name, origin = stored.model.name, stored.model.origin
     if origin.repository is None or origin.kind not in {"hub", "ollama"}:
         return None
+    revision = asked_revision(vault, stored)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return None
     try:
-        found = resolve(name, Wish(), None, catalog)
+        found = resolve(name, Wish(), revision, the_catalog(vault.config))
     except UsageProblem:
         found = None
-    if (
-        found is not None
-        and found.kind == origin.kind
-        and (found.kind == "ollama" or found.repository == origin.repository)
-    ):
+    if found is not None and found.kind == origin.kind and origin.repository in {found.repository, _untagged(found)}:
         return found
     if origin.kind == "ollama":
         return None  # its tag is not known any more
-    return Upstream(ModelName(origin.repository), origin.repository, None, _exactly(stored), called=name)
+    return Upstream(ModelName(origin.repository), origin.repository, revision, Wish(), called=name)
+
+
+def _untagged(upstream: Upstream) -> str | None:
+    return upstream.name.ollama.repository if upstream.name.ollama is not None else None
+
+
+def asked_revision(vault: Vault, stored: StoredModel) -> str | None:
+    """Read which revision was asked for when the model was pulled; where the registry does not tell, none was."""
+    published = vault.registry.published(stored.model.name, stored.manifest)
+    return published.revision if published else None
 
 
 def _as_then(upstream: Upstream, stored: StoredModel, source: Source) -> Upstream:
@@ -113,16 +127,19 @@ def _as_then(upstream: Upstream, stored: StoredModel, source: Source) -> Upstrea
     if upstream.kind != "hub" or commit is None:
         return upstream
     try:
-        then = select(source.snapshot(upstream.repository, commit).files, upstream.wish)
-    except (SourceUnavailable, UsageProblem):
+        files = source.snapshot(upstream.repository, commit).files
+    except SourceUnavailable:
         return upstream  # the commit is gone, as after a forced push
-    if {file.path for file in then.files} == {file.path for file in stored.model.files}:
-        return upstream
-    return replace(upstream, wish=_exactly(stored))
+    try:
+        chosen = {file.path for file in select(files, upstream.wish).files}
+    except UsageProblem:
+        chosen = set()  # the defaults would have had to ask
+    same = chosen == {file.path for file in stored.model.files}
+    return upstream if same else replace(upstream, wish=_exactly(stored))
 
 
 def _exactly(stored: StoredModel) -> Wish:
-    return Wish(include=tuple(glob.escape(file.path) for file in stored.model.files))
+    return Wish(include=tuple(f"/{glob.escape(file.path)}" for file in stored.model.files))
 
 
 def _changed(stored: StoredModel, upstream: Upstream, snapshot: Snapshot) -> list[SourceFile]:
@@ -143,5 +160,12 @@ def _line(stored: StoredModel, state: Freshness, snapshot: Snapshot | None = Non
     return OutdatedLine(summary.name, state, summary.source, summary.commit, newest)
 
 
-def _unfollowed(stored: StoredModel) -> OutdatedLine:
-    return replace(_line(stored, Freshness.UNFOLLOWED), reason="it was added from this machine")
+def unfollowed(vault: Vault, stored: StoredModel) -> OutdatedLine:
+    """Say of a model without a source to follow why it has none."""
+    if stored.model.origin.repository is None:
+        reason = "it was added from this machine"
+    elif asked := asked_revision(vault, stored):
+        reason = f"it was pulled at the commit {asked[:12]}"
+    else:
+        reason = "under a name of its own, its tag is not known"
+    return replace(_line(stored, Freshness.UNFOLLOWED), reason=reason)

@@ -10,9 +10,16 @@ from modelvault.vault import Vault
 
 
 def publish_fetched(
-    vault: Vault, model: Model, reports: Mapping[str, FileReport], fetched: Sequence[Fetched], transfers: Transfers
+    vault: Vault,
+    model: Model,
+    reports: Mapping[str, FileReport],
+    fetched: Sequence[Fetched],
+    transfers: Transfers,
+    revision: str | None = None,
 ) -> tuple[StoredModel, bool]:
     """Publish verified files and list the model; the second value says whether all that was here before.
+
+    ``revision`` is the one that was asked for, if any was: newer versions are looked for there.
 
     A crash at any point leaves at worst blobs that no model refers to. Raises ``VaultLocked`` or ``NoSpace``.
     """
@@ -21,7 +28,16 @@ def publish_fetched(
         lacking = {item.sha256: item.data for item in fetched if not vault.store.has(item.sha256, item.size)}
         for digest, data in lacking.items():
             vault.store.publish_blob(data, digest)
-        stored = modelpack.store_form(model) if listed else vault.publish(model, reports)
+        if gone := vault.store.lacks(model):
+            raise ModelvaultError(
+                f"{gone[0]}: another process freed it from the vault meanwhile",
+                hint="run the same command again: only that file is brought once more",
+            )
+        stored = (
+            modelpack.store_form(model)
+            if listed
+            else vault.publish(model, reports, {"revision": revision} if revision else None)
+        )
         for item in fetched:
             transfers.discard(item)
         return stored, listed and not lacking

@@ -47,7 +47,7 @@ class PullRequest:
     """What the user asked for. ``connections`` and ``limit_rate`` (bytes per second) override the configuration.
 
     ``consent`` asks whether a license is accepted, if there is somebody to ask; ``accept_license`` says that it is.
-    ``called`` is its name in the vault, if that is to be another; ``room`` says which cards it is meant for; where the wish's quantization is ``auto``, they decide on it. ``pin``, from a lock, says
+    ``commit`` is what the revision was found to mean just now, if somebody has looked. ``called`` is its name in the vault, if that is to be another; ``room`` says which cards it is meant for; where the wish's quantization is ``auto``, they decide on it. ``pin``, from a lock, says
     where it comes from and which files it has; then revision, quantization and globs only name it.
     """
 
@@ -64,6 +64,7 @@ class PullRequest:
     pin: Pin | None = None
     room: Room | None = None
     called: ModelName | None = None
+    commit: str | None = None
 
     @property
     def chosen_by_room(self) -> bool:
@@ -78,6 +79,7 @@ class _Options:
     transfer: TransferOptions
     allow_pickle: bool
     asking: Asking
+    revision: str | None
 
 
 def pull(
@@ -96,7 +98,7 @@ def pull(
     config = vault.config.override(connections=request.connections, limit_rate=request.limit_rate)
     with contextlib.closing(open_source(upstream, request.endpoint, config, progress.log)) as source:
         progress.log(f"looking up {upstream.repository}")
-        snapshot = source.snapshot(upstream.repository, upstream.revision)
+        snapshot = source.snapshot(upstream.repository, request.commit or upstream.revision)
         fitting = Fitting.of(snapshot, source, request.room, progress) if request.room is not None else None
         if fitting is not None and request.chosen_by_room:
             best = fitting.best_quantization(replace(upstream.wish, quant=None))
@@ -106,6 +108,7 @@ def pull(
             upstream = upstream.settled(settle(snapshot, upstream.wish, choose))
         fits = fitting.require(upstream) if fitting is not None else None
         upstream = replace(upstream, called=request.called)
+        _require_free(vault, upstream)
         job = _prepare(vault, upstream, source, snapshot)
         asking = Asking(request.accept_license, request.consent, upstream.acceptance)
         _judge(vault, job, asking, allow_pickle=request.allow_pickle)
@@ -117,7 +120,7 @@ def pull(
         transfer = TransferOptions(
             connections=config.connections, limit_rate=config.limit_rate, lock_wait=config.lock_wait
         )
-        result = _run(vault, job, _Options(transfer, request.allow_pickle, asking), progress)
+        result = _run(vault, job, _Options(transfer, request.allow_pickle, asking, request.revision), progress)
         plan = replace(result.plan, fits=fits)
         return replace(result, plan=plan, warnings=tuple(dict.fromkeys((*result.warnings, *said))))
 
@@ -190,6 +193,18 @@ def _prepare(vault: Vault, upstream: Upstream, source: Source, snapshot: Snapsho
         if file.path not in found
     )
     return _Job(upstream, snapshot, selection, found, wanted)
+
+
+def _require_free(vault: Vault, upstream: Upstream) -> None:
+    """Refuse a name of the user's under which the vault has a model from somewhere else."""
+    if upstream.called is None or all(entry.name != upstream.called for entry in vault.store.entries()):
+        return
+    there = vault.model(upstream.called).model.origin.repository
+    if there is None or not upstream.repository.startswith(there):
+        raise UsageProblem(
+            f"{upstream.called} is another model already, from {there or 'a folder'}",
+            hint=f"call this one otherwise, or take that one out: modelvault rm {upstream.called}",
+        )
 
 
 def _judge(vault: Vault, job: _Job, asking: Asking, *, allow_pickle: bool) -> None:
@@ -300,7 +315,7 @@ def _run(vault: Vault, job: _Job, options: _Options, progress: Progress) -> Pull
             vault, Candidate.of(model), report, allow_pickle=options.allow_pickle, acceptable=asking.possible
         )
         said = settle_license(vault, Terms.of(model), asking)
-        stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers)
+        stored, unchanged = publish_fetched(vault, model, report.reports, fetched, transfers, options.revision)
         if not unchanged:
             record_scan(vault, model.name, report.advice)
     return PullResult(

@@ -303,7 +303,7 @@ def _publish_model(
             "sequence": index.sequence,
             "key": signer.fingerprint if signer else None,
         }
-        vault.publish(entry.stored.model, report.reports, brought_by)
+        vault.publish(entry.stored.model, report.reports, {"bundle": brought_by})
         record_scan(vault, entry.name, report.advice)
 
 

@@ -45,7 +45,8 @@ def _known(told: ShowResult, vault: Vault, name: ModelName) -> ShowResult:
 
 
 def _brought_by(vault: Vault, name: ModelName, manifest: Digest) -> str | None:
-    bundle = vault.registry.brought_by(name, manifest)
+    published = vault.registry.published(name, manifest)
+    bundle = published.bundle if published else None
     if bundle is None:
         return None
     if bundle.key_fingerprint is None:

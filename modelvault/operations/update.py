@@ -1,11 +1,11 @@
 """``pull --update``: models of the vault for which there is a newer version are pulled again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelvault.artifact import ModelName, StoredModel
 from modelvault.errors import ModelvaultError, PartlyDone, in_words
-from modelvault.operations.outdated import Followed, follow
+from modelvault.operations.outdated import Followed, asked_revision, follow, unfollowed, upstream_of
 from modelvault.operations.pull import PullRequest, pull
 from modelvault.operations.upstream import Upstream
 from modelvault.progress import Progress
@@ -50,12 +50,19 @@ def update(vault: Vault, request: UpdateRequest, progress: Progress) -> UpdateRe
 
 def _one(vault: Vault, request: UpdateRequest, stored: StoredModel, progress: Progress) -> ProjectModel | None:
     """Update one model; ``None`` for one that has no source, or is not to be touched."""
+    upstream = upstream_of(vault, stored)
+    if upstream is None and request.names:
+        return ProjectModel(stored.model.name.text, "no source", reason=unfollowed(vault, stored).reason)
+    if upstream is None or (upstream.called is not None and not request.names):
+        return None
     followed = follow(vault, stored, progress, request.endpoint)
-    if followed is None or (followed.upstream.called is not None and not request.names):
+    if followed is None:
         return None
     if not followed.outdated:
         return _outcome(followed, "up to date", stored.model.size)
-    done = pull(vault, request.ask(followed.upstream), progress)
+    # What was compared is what comes, and what was asked for then stays asked for.
+    asked = replace(request.ask(followed.upstream), revision=asked_revision(vault, stored), commit=followed.line.newest)
+    done = pull(vault, asked, progress)
     if isinstance(done, PullPlan):
         return _outcome(followed, "would pull", done.total, done.to_download, done.warnings)
     return _outcome(followed, "pulled", done.model.size, warnings=done.warnings)

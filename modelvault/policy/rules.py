@@ -74,9 +74,19 @@ class Candidate:
         """The method of its quantization: the first word of ``AWQ 4-bit g128``, in lower case."""
         return self.quantization.split()[0].casefold() if self.quantization else None
 
+    @property
+    def _named_by_source(self) -> bool:
+        """Whether the name says where the model is from: the repository, with a quantization or tag. Of a folder, there is nothing else."""
+        if self.origin.repository is None:
+            return True
+        of_ollama = self.name.ollama is not None and self.name.ollama.repository == self.origin.repository
+        return of_ollama or self.name.hub_id.casefold() == self.repository.casefold()
+
     def exempt(self, exceptions: Sequence[Exemption]) -> bool:
-        """Whether one of the exceptions is for this very model."""
-        names = {text.casefold() for text in (self.name.text, self.name.hub_id, self.repository)}
+        """Whether one of the exceptions is for this very model: for where it is from, not for what somebody called it."""
+        names = {self.repository.casefold()}
+        if self._named_by_source:
+            names |= {self.name.text.casefold(), self.name.hub_id.casefold()}
         return any(
             entry.model.casefold() in names and entry.commit in {None, self.origin.commit} for entry in exceptions
         )

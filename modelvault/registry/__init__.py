@@ -15,6 +15,7 @@ from modelvault.registry.rows import (
     InstallRow,
     MetadataRow,
     ModelRow,
+    PublishedRow,
     SmokeRow,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "LoggedEvent",
     "MetadataRow",
     "ModelRow",
+    "PublishedRow",
     "Registry",
     "RegistryDamaged",
     "RegistryUnreadable",

@@ -25,6 +25,7 @@ from modelvault.registry.rows import (
     InstallRow,
     MetadataRow,
     ModelRow,
+    PublishedRow,
     SmokeRow,
 )
 from modelvault.registry.schema import (
@@ -173,9 +174,15 @@ def acceptance_row(row: EventTable) -> AcceptanceRow:
     return AcceptanceRow(license_name, model, user, how, row.time)
 
 
-def delivered(row: EventTable) -> Delivered | None:
-    """Read which bundle brought a model, of the event that it was published; ``None`` if none did, or it does not say so."""
-    match _table(row.data).get("bundle"):
+def published_row(row: EventTable) -> PublishedRow:
+    """Read the event that a model was published."""
+    data = _table(row.data)
+    revision = data.get("revision")
+    return PublishedRow(_delivered(data.get("bundle")), revision if isinstance(revision, str) else None)
+
+
+def _delivered(bundle: Any) -> Delivered | None:
+    match bundle:
         case {"label": str(label), "sequence": int(sequence), "key": str() | None as key}:
             return Delivered(label, sequence, key)
         case _:

@@ -20,11 +20,11 @@ from modelvault.registry.rows import (
     AcceptanceRow,
     BundleRow,
     CheckRow,
-    Delivered,
     Direction,
     InstallRow,
     MetadataRow,
     ModelRow,
+    PublishedRow,
     SmokeRow,
 )
 from modelvault.registry.schema import (
@@ -217,8 +217,8 @@ class Registry:
         with self._reading() as session:
             return tuple(convert.acceptance_row(row) for row in session.scalars(query))
 
-    def brought_by(self, name: ModelName, manifest: Digest) -> Delivered | None:
-        """Say which bundle brought a model as it is now; ``None`` if none did."""
+    def published(self, name: ModelName, manifest: Digest) -> PublishedRow | None:
+        """Say how a model came to be listed as it is now; ``None`` where the log does not say."""
         query = (
             select(EventTable)
             .where(
@@ -231,7 +231,7 @@ class Registry:
         )
         with self._reading() as session:
             row = session.scalars(query).first()
-            return convert.delivered(row) if row is not None else None
+            return convert.published_row(row) if row is not None else None
 
     def bundles(self) -> tuple[BundleRow, ...]:
         """Give the bundles written and imported, in the order recorded."""

@@ -81,6 +81,14 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """How a model came to be listed as it is now: the ``bundle`` that brought it, or the ``revision`` that was asked for."""
+
+    bundle: Delivered | None
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BundleRow:
     """A bundle that was written or completely imported. ``key_fingerprint`` is ``None`` for one imported unsigned."""
 

@@ -20,7 +20,8 @@ class Freshness(StrEnum):
 class OutdatedLine:
     """One model of the vault. ``commit`` is the one that is here, ``newest`` that of the source; ``changed`` files differ or are new there.
 
-    ``to_download`` is what they would take, in bytes; ``reason`` says why it is not known, or has no source to follow.
+    ``to_download`` is what they would take, in bytes; ``reason`` says why it is not known, or has no source to follow. One that is ``held``
+    has a name of its own, and is updated by that name alone.
     """
 
     model: str
@@ -31,6 +32,7 @@ class OutdatedLine:
     changed: tuple[str, ...] = ()
     to_download: int = 0
     reason: str | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

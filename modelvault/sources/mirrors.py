@@ -6,7 +6,8 @@ same files; one that lists other digests for them is an error, and not a reason 
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +16,8 @@ from modelvault.artifact import SourceFile
 from modelvault.errors import DigestMismatch, ModelvaultError, SourceUnavailable, Transient
 from modelvault.sources import Snapshot, Source
 
-_PATIENCE = 3  # failures in a row, over all connections, after which the next one is tried
+_PATIENCE = 3  # failures of a file in a row after which the next one is tried
+_LONG = 60.0  # seconds that nobody waits for who has another one to ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class MirroredSource:
         self._log = log
         self._change = threading.Lock()
         self._current = 0
-        self._failures = 0
+        self._failures: Counter[str] = Counter()
+        self._wanted: set[str] = set()
 
     def snapshot(self, repository: str, revision: str | None) -> Snapshot:
         """List the files as the first one that answers does. Raises what the last one said where none does."""
@@ -55,38 +58,47 @@ class MirroredSource:
         self, snapshot: Snapshot, file: SourceFile, start: int, stop: int
     ) -> AbstractContextManager[Iterator[bytes]]:
         """Open a range at the one in use; after some failures in a row, ``Transient`` leads the next attempt to another."""
-        number = self._current
+        with self._change:
+            number = self._current
+            self._wanted.add(file.path)
         stream = self._mirrors[number].source.open_range(snapshot, file, start, stop)
-        return _Watched(stream, lambda error: self._failed(number, snapshot, error), self._succeeded)
+        return _Watched(
+            stream, lambda error: self._failed(number, snapshot, file, error), lambda: self._succeeded(file)
+        )
 
     def close(self) -> None:
         """Close all of them."""
         for mirror in self._mirrors:
             mirror.source.close()
 
-    def _succeeded(self) -> None:
-        self._failures = 0
+    def _succeeded(self, file: SourceFile) -> None:
+        if self._failures[file.path]:
+            self._failures[file.path] = 0
 
-    def _failed(self, number: int, snapshot: Snapshot, error: SourceUnavailable | Transient) -> Exception:
+    def _failed(
+        self, number: int, snapshot: Snapshot, file: SourceFile, error: SourceUnavailable | Transient
+    ) -> Exception:
         """Say what to raise: the failure itself, or that the next attempt meets another one."""
         with self._change:
             if number != self._current:
                 return Transient("another endpoint has taken over")
-            self._failures += 1
-            if isinstance(error, Transient) and self._failures < _PATIENCE:
+            self._failures[file.path] += 1
+            soon = isinstance(error, Transient) and (error.retry_after or 0.0) < _LONG
+            if soon and self._failures[file.path] < _PATIENCE:
                 return error
             failing = self._mirrors[number].name
             for other in range(number + 1, len(self._mirrors)):
                 mirror = self._mirrors[other]
                 self._log(f"{failing}: {_reason(error)}; going on with {mirror.name}")
                 try:
-                    _require_same(snapshot, mirror)
+                    _require_same(snapshot, mirror, self._wanted)
                 except SourceUnavailable as refusal:
                     self._log(refusal.message)
                 except ModelvaultError as mismatch:
                     return mismatch
                 else:
-                    self._current, self._failures = other, 0
+                    self._current = other
+                    self._failures.clear()
                     return Transient(f"{failing} fails")
             return error
 
@@ -95,11 +107,13 @@ def _reason(error: SourceUnavailable | Transient) -> str:
     return error.reason if isinstance(error, Transient) else error.message
 
 
-def _require_same(snapshot: Snapshot, mirror: Mirror) -> None:
-    """Raise ``SourceUnavailable`` where a mirror lacks the commit or a file of it, ``DigestMismatch`` where it lists another content."""
+def _require_same(snapshot: Snapshot, mirror: Mirror, wanted: Collection[str]) -> None:
+    """Raise ``SourceUnavailable`` where a mirror lacks the commit or a ``wanted`` file, ``DigestMismatch`` where it lists another content."""
     listed = {file.path: file for file in mirror.source.snapshot(snapshot.repository, snapshot.commit).files}
     for file in snapshot.files:
         other = listed.get(file.path)
+        if other is None and file.path not in wanted:
+            continue  # a machine that has one quantization of many does for that one
         if other is None:
             raise SourceUnavailable(
                 f"{mirror.name} lacks {file.path} of {snapshot.repository}", hint="is its copy complete?"
@@ -129,6 +143,7 @@ class _Watched:
         self._stream = stream
         self._failed = failed
         self._succeeded = succeeded
+        self._aborted = False
 
     def __enter__(self) -> Iterator[bytes]:
         with self._telling():
@@ -141,6 +156,7 @@ class _Watched:
 
     def abort(self) -> None:
         """Wake a read that waits, as ``transfer.Abortable`` asks; what cannot be woken ends by itself."""
+        self._aborted = True
         abort = getattr(self._stream, "abort", None)
         if abort is not None:
             abort()
@@ -156,4 +172,7 @@ class _Watched:
         try:
             yield
         except (SourceUnavailable, Transient) as error:
-            raise self._failed(error) from error
+            told = error if self._aborted else self._failed(error)
+            if told is error:
+                raise
+            raise told from error

@@ -80,7 +80,12 @@ def _candidates(files: Sequence[SourceFile], wish: Wish) -> list[SourceFile]:
 
 
 def _matches(path: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(path, glob) or fnmatchcase(PurePosixPath(path).name, glob) for glob in globs)
+    """Whether a glob is for a path, or for its last part; one that begins with a slash is for whole paths alone."""
+    name = PurePosixPath(path).name
+    return any(
+        fnmatchcase(f"/{path}", glob) if glob.startswith("/") else fnmatchcase(path, glob) or fnmatchcase(name, glob)
+        for glob in globs
+    )
 
 
 def open_choice(files: Sequence[SourceFile], wish: Wish) -> tuple[GgufSet, ...]:

@@ -4,18 +4,20 @@ The link lies beside the data of a transfer, never in its place: data is written
 ever chowned. Hence the rule: a hard link only to what belongs to us already.
 """
 
+import contextlib
 import errno
-import functools
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from modelvault.artifact import Algorithm
-from modelvault.errors import DigestMismatch
+from modelvault.errors import DigestMismatch, SourceUnavailable, Transient
 from modelvault.fsio import hash_file, open_file_range, reflink
 from modelvault.progress import Progress
-from modelvault.transfer.values import Fetched, Wanted
+from modelvault.transfer.values import Fetched, RangeOpener, Wanted
 
 _NAME = "linked"
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -43,7 +45,7 @@ def take_over(wanted: Wanted, directory: Path, progress: Progress) -> Fetched | 
     if actual == wanted.digest:
         if linked is not None:
             return Fetched(wanted.path, linked, wanted.size, actual, received=0, reused=wanted.size, linked=True)
-        return replace(wanted, open=functools.partial(open_file_range, place, str(wanted.local)))
+        return replace(wanted, open=_Copy(place, wanted.open).open)
     if linked is not None:
         linked.unlink()
     if not wanted.local_only:
@@ -56,6 +58,27 @@ def take_over(wanted: Wanted, directory: Path, progress: Progress) -> Fetched | 
         expected=str(wanted.digest),
         actual=str(actual),
     )
+
+
+class _Copy:
+    """A whole copy that is read instead of the source, as long as it can be."""
+
+    def __init__(self, place: Path, source: RangeOpener) -> None:
+        self._place = place
+        self._source = source
+        self._gone = False
+
+    def open(self, start: int, stop: int) -> AbstractContextManager[Iterator[bytes]]:
+        """Open a range of the copy; of the source, once the copy has failed."""
+        return self._source(start, stop) if self._gone else contextlib.nullcontext(self._chunks(start, stop))
+
+    def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        try:
+            with open_file_range(self._place, str(self._place), start, stop) as chunks:
+                yield from chunks
+        except (OSError, SourceUnavailable) as error:
+            self._gone = True
+            raise Transient(f"{self._place} cannot be read any more") from error
 
 
 def _linked(place: Path, named: Path, linked: Path) -> Path | None:

@@ -163,3 +163,13 @@ def test_a_cache_that_disagrees_with_the_hub(pc: Machine, hub: FaultyHub, tmp_pa
     error = failed(pc, "add", "--from-hf-cache", NAME, code=12)
     assert path.name in error["message"]
     assert "what the Hub lists" in error["message"]
+
+
+def test_a_file_that_somebody_put_there(pc: Machine) -> None:
+    """Breaks if code or weights that the Hub does not have become part of the Hub's model."""
+    cache = download(pc, NAME)
+    (root,) = (cache / "snapshots").iterdir()
+    (root / "modeling_x.py").write_text("import os")
+    assert "modeling_x.py is in the cache, but not in" in failed(pc, "add", "--from-hf-cache", NAME, code=12)["message"]
+    ran = offline(pc).json("add", "--from-hf-cache", NAME)
+    assert "nothing vouches for modeling_x.py" in " ".join(ran.document["warnings"])

@@ -90,6 +90,23 @@ def test_one_that_lists_other_digests(
     assert not liar.bytes_sent(LARGE)
 
 
+def test_one_that_has_what_is_wanted(
+    machine: Callable[..., Machine], large: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Breaks if a machine that has one quantization of many cannot stand in for that one."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    shutil.copytree(tiny_gguf, whole)
+    shutil.copy(large / LARGE, whole / LARGE)
+    part.mkdir()
+    shutil.copy(large / LARGE, part / LARGE)
+    with FaultyHub({"org/large": whole}) as first, FaultyHub({"org/large": part}) as second:
+        second.repositories["org/large"].commit = first.commit("org/large")
+        first.faults.refusals.append(Refusals(500, 100_000))
+        pc = client(machine, first, second)
+        succeeded(pc, "pull", "org/large", "--include", LARGE)
+        assert second.bytes_sent(LARGE) > SIZE * 0.9
+
+
 def test_none_that_answers(machine: Callable[..., Machine]) -> None:
     """Breaks if the last word is not that of the last one asked."""
     pc = machine("pc", MODELVAULT_ENDPOINT="http://127.0.0.1:1,http://127.0.0.1:2")

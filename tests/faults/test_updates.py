@@ -69,18 +69,51 @@ def test_an_update_brings_what_changed(pc: Machine, hub: FaultyHub, tmp_path: Pa
 
 def test_versions_side_by_side(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
     """Breaks if a second version takes the name of the first, if its shared files are kept twice, or if an update moves it unasked."""
+    kept, frozen = "org/sharded-mine", "org/sharded-old"
+    assert succeeded(pc, "pull", NAME, "--as", kept)["model"]["name"] == kept
     before = republish(hub, tmp_path, "config.json")
-    kept = "org/sharded-old"
-    assert succeeded(pc, "pull", NAME, "--revision", before, "--as", kept)["model"]["name"] == kept
+    succeeded(pc, "pull", NAME, "--revision", before, "--as", frozen)
     result = succeeded(pc, "pull", NAME)
     assert result["received"] < result["model"]["size"] / 10
-    assert pc.models() == {NAME, kept}
-    assert states(pc) == {NAME: "up to date", kept: "outdated"}
+    assert states(pc) == {NAME: "up to date", kept: "outdated", frozen: "no source"}
+    assert f"pull --update {kept}" in pc.run("outdated").out
     succeeded(pc, "pull", "--update")
     assert states(pc, kept) == {kept: "outdated"}
     succeeded(pc, "pull", "--update", kept)
     assert states(pc, kept) == {kept: "up to date"}
-    assert pc.models() == {NAME, kept}
+    (line,) = succeeded(pc, "pull", "--update", frozen)["models"]
+    assert (line["outcome"], line["reason"]) == ("no source", f"it was pulled at the commit {before[:12]}")
+    assert pc.models() == {NAME, kept, frozen}
+    assert "another model already" in failed(pc, "pull", QUANTS, "--quant", "Q8_0", "--as", kept, code=2)["message"]
+
+
+def test_a_revision_stays_the_one_that_is_followed(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if a model of one branch is replaced with another branch's, as where branches are quantizations."""
+    before = hub.commit(NAME)
+    hub.versions[NAME, "4.0bpw"] = hub.repositories[NAME]
+    republish(hub, tmp_path, "config.json")
+    succeeded(pc, "pull", NAME, "--revision", "4.0bpw")
+    assert states(pc) == {NAME: "up to date"}
+    hub.versions[NAME, "4.0bpw"] = hub.repositories[NAME]
+    (model,) = succeeded(pc, "pull", "--update")["models"]
+    assert (model["outcome"], model["before"]) == ("pulled", before)
+    hub.versions[NAME, "4.0bpw"] = hub.versions[NAME, before]
+    assert states(pc) == {NAME: "outdated"}
+
+
+def test_files_that_were_named_stay_those(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if one file of a GGUF repository, which its name does not tell, cannot be followed."""
+    succeeded(pc, "pull", QUANTS, "--include", "m-Q4_K_M.gguf")
+    second = tmp_path / "more"
+    shutil.copytree(tmp_path / "quants", second)
+    make_gguf(second / "m-Q4_K_M.gguf", seed=3)
+    (second / "old").mkdir()
+    shutil.copy(second / "m-Q8_0.gguf", second / "old" / "m-Q4_K_M.gguf")
+    hub.publish(QUANTS, second)
+    (line,) = succeeded(pc, "outdated")["models"]
+    assert line["changed"] == ["m-Q4_K_M.gguf"]
+    succeeded(pc, "pull", "--update")
+    assert [file["path"] for file in succeeded(pc, "show", QUANTS)["files"]] == ["m-Q4_K_M.gguf"]
 
 
 def test_what_was_chosen_stays_chosen(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
