@@ -238,7 +238,7 @@ def test_what_came_before_a_kill_is_locked(pc: Machine, hub: FaultyHub) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("org/x", "--all"), ("--all", "--quant", "Q8_0"), ("org/x", "--update"), ("org/x", "--file", "x.toml"), ("--quant", "Q8_0")],
+    [("org/x", "--all"), ("--all", "--quant", "Q8_0"), ("org/x", "--update", "--quant", "Q8_0"), ("org/x", "--file", "x.toml"), ("--quant", "Q8_0")],
 )  # fmt: skip
 def test_options_that_contradict(pc: Machine, words: tuple[str, ...]) -> None:
     """Breaks if an option that cannot count is passed over."""
