@@ -160,7 +160,7 @@ def test_what_has_no_source(pc: Machine, hub: FaultyHub, tiny_gguf: Path) -> Non
 )
 def test_what_does_not_go_together(pc: Machine, arguments: tuple[str, ...]) -> None:
     """Breaks if one of two contradicting wishes is passed over in silence."""
-    pc.run("pull", *arguments, "--dry-run", code=2)
+    assert "Usage:" in pc.run("pull", *arguments, "--dry-run", code=2).err
 
 
 def test_rm_tells_bytes_first(pc: Machine) -> None:
