@@ -94,6 +94,8 @@ class Bench:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
+        # Both programs run as they do once installed: compiled.
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         (root / "home").mkdir()
 
     def run(self, *command: str | Path, sync: Path | None = None, **variables: str) -> Timing:

@@ -49,12 +49,13 @@ _PENDING = 3  # syncs under way or waiting; more would let the progress run ahea
 class BackgroundSync:
     """Has files written to the medium in the background, so that dirty pages never pile up. For a ``with`` block.
 
+    What was synced leaves the system's cache: models that run on this machine need theirs in it, and ours may be larger than it is.
+
     An error of the medium is told once, to whoever syncs first: so it is kept and raised here, by the next call or at the end.
     """
 
-    def __init__(self, *, forget: bool = False) -> None:
-        """Start nothing yet. ``forget`` drops what was synced from the system's cache, where nobody will read it soon."""
-        self._forget = forget
+    def __init__(self) -> None:
+        """Start nothing yet."""
         self._pool = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
         self._bytes = 0
@@ -79,18 +80,17 @@ class BackgroundSync:
     def finish(self, path: Path) -> None:
         """Sync a file that is complete; done for certain when the ``with`` block ends without an exception."""
         self._bytes = 0
-        self._pending.append(self._pool.submit(_sync, path, self._forget))
+        self._pending.append(self._pool.submit(_sync, path))
 
     def _settle(self, leave: int) -> None:
         while len(self._pending) > leave:
             self._pending.popleft().result()
 
 
-def _sync(path: Path, forget: bool) -> None:  # noqa: FBT001 (private, handed through an executor)
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-        if forget:
-            fsio.forget_cached(descriptor)
+        fsio.forget_cached(descriptor)
     finally:
         os.close(descriptor)

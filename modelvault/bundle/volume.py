@@ -206,7 +206,7 @@ class VolumeWriter:
     def _write_rest(self, descriptor: int, offset: int) -> None:
         job = self._job
         with (
-            BackgroundSync(forget=True) as syncer,
+            BackgroundSync() as syncer,
             contextlib.closing(ordered(job.pool, self._make, self._plans[self._done :], ahead=job.ahead)) as results,
         ):
             for made in results:

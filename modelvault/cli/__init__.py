@@ -1,12 +1,18 @@
 """The command line: parse, call one operation, render. No logic lives here, and nothing heavy is imported to show help."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
 
+_COLLECT_EVERY = 100_000  # objects; Python's own 700 would look through everything that is imported many times over
+
 
 def main() -> None:
     """Run the command line; the console script and ``python -m modelvault`` enter here."""
+    gc.set_threshold(_COLLECT_EVERY)
+    atexit.register(gc.freeze)  # and at the end everything goes anyway: Python need not look for what is garbage
     if sys.stdout is None:  # closed: a file of the vault must not get its number
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
     try:
