@@ -16,7 +16,6 @@ from modelvault.artifact import (
     Recipe,
     SourceFile,
     check_distinct,
-    check_license,
     file_role,
     license_files,
 )
@@ -46,11 +45,6 @@ class AddRequest:
     allow_pickle: bool = False
     accept_license: bool = False
     consent: Callable[[str], bool] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a garbled license before anything is copied."""
-        if self.license is not None:
-            check_license(self.license)
 
 
 def add(vault: Vault, request: AddRequest, progress: Progress) -> AddResult:
@@ -117,7 +111,8 @@ def _judge_there(vault: Vault, request: AddRequest, files: Sequence[SourceFile])
     report = inspect_model(places, allow_pickle=True)
     asking = Asking(request.accept_license, request.consent)
     texts = {path: str(fsio.hash_file(places[path])) for path in license_files(places)}
-    terms = Terms(request.name, request.license or report.license, _link(request, report), texts)
+    license_name = report.license if request.license is None else request.license
+    terms = Terms(request.name, license_name, _link(request, report), texts)
     candidate = listed_candidate(terms, Origin("folder"), files)
     require_inspected(vault, candidate, report, allow_pickle=request.allow_pickle, acceptable=asking.possible)
     return settle_license(vault, terms, asking)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelvault.artifact import ModelName, Origin, SourceFile, check_license
+from modelvault.artifact import ModelName, Origin, SourceFile
 from modelvault.catalog import Catalog
 from modelvault.errors import DigestMismatch, SourceUnavailable, UsageProblem
 from modelvault.operations.adopt import Adoption, take_over
@@ -17,7 +17,7 @@ from modelvault.operations.licenses import Asking, Terms, source_page, texts_lis
 from modelvault.operations.upstream import Upstream, open_source, resolve
 from modelvault.progress import Progress
 from modelvault.results.models import AddResult
-from modelvault.sources import Snapshot
+from modelvault.sources import Snapshot, require_same_content
 from modelvault.sources.hub_cache import HubCache
 from modelvault.sources.selection import Wish, select
 from modelvault.vault import Vault
@@ -35,11 +35,6 @@ class HubCacheAdoption:
     allow_pickle: bool = False
     accept_license: bool = False
     consent: Callable[[str], bool] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a garbled license before anything is hashed."""
-        if self.license is not None:
-            check_license(self.license)
 
 
 def adopt_from_hub_cache(vault: Vault, request: HubCacheAdoption, progress: Progress) -> AddResult:
@@ -69,7 +64,9 @@ def adopt_from_hub_cache(vault: Vault, request: HubCacheAdoption, progress: Prog
             warnings.append(
                 f"{lacking[0]}{more} of the repository are not in the cache: `modelvault pull {upstream.name}` brings them"
             )
-    license_name = request.license or (told.license if told else None) or upstream.license
+    license_name = request.license
+    if license_name is None:
+        license_name = (told.license if told else None) or upstream.license
     origin = Origin("hub", snapshot.repository, snapshot.commit)
     page = (told.license_link if told else None) or source_page(origin)
     texts = texts_listed({file.path: file.digest for file in files})
@@ -116,13 +113,10 @@ def _agreed(file: SourceFile, told: Snapshot) -> SourceFile:
             hint="somebody put it there: remove it, or `modelvault add` the folder under a name of your own",
             path=file.path,
         )
-    if file.size == listed.size and file.digest in {None, listed.digest}:
-        return listed
-    raise DigestMismatch(
-        f"{file.path} in the cache is not what the Hub lists for {told.repository} at {told.commit}: "
-        f"{file.digest} ({file.size:,} bytes), not {listed.digest} ({listed.size:,} bytes)",
+    require_same_content(
+        file,
+        listed,
+        f"{file.path} in the cache is not what the Hub lists for {told.repository} at {told.commit}",
         hint="remove it there and have the Hub's client download it again, or `modelvault pull` the model",
-        path=file.path,
-        expected=str(listed.digest),
-        actual=str(file.digest),
     )
+    return listed

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelvault.artifact import ModelName, Origin, check_license
+from modelvault.artifact import ModelName, Origin
 from modelvault.engines import engines
 from modelvault.errors import UsageProblem
 from modelvault.ollama_name import OllamaName
@@ -28,11 +28,6 @@ class OllamaAdoption:
     license: str | None = None
     accept_license: bool = False
     consent: Callable[[str], bool] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a garbled license before anything is hashed."""
-        if self.license is not None:
-            check_license(self.license)
 
 
 def ollama_name(text: str) -> OllamaName:

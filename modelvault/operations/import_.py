@@ -1,20 +1,21 @@
 """``import``: from a bundle on a drive to verified models in the vault and in the engines of this machine."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelvault.artifact import Digest, ModelName
-from modelvault.bundle.index import ModelEntry, name_volumes
+from modelvault.bundle.index import ModelEntry
 from modelvault.bundle.receive import Received
-from modelvault.errors import ModelvaultError, NoSpace, PartlyDone, in_words
+from modelvault.errors import ModelvaultError, NoSpace, in_words
 from modelvault.formats.remote_code import CODE_FORMAT
 from modelvault.operations.admitting import accept_licenses, admit
-from modelvault.operations.delivery import VolumesWanted, gather, in_turn
+from modelvault.operations.delivery import gather, in_turn
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.finding import find_bundles
 from modelvault.operations.fitting import unheld
+from modelvault.operations.import_outcomes import Fared, because, foretold, placed, raise_failures, refused, summary_of
 from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
 from modelvault.operations.papers import require_place
 from modelvault.operations.placing import Job, jobs_for
@@ -36,7 +37,7 @@ from modelvault.operations.receiving import (
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
 from modelvault.progress import Progress
-from modelvault.results.installs import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult, Outcome
+from modelvault.results.installs import DiskLine, EngineStep, ImportModel, ImportResult, ImportsResult
 from modelvault.vault import Vault
 
 
@@ -59,21 +60,10 @@ class ImportRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """How one model fared. ``error`` says why it did not get all the way; ``received``: at least it is in the vault."""
-
-    model: ImportModel
-    steps: tuple[EngineStep, ...] = ()
-    error: ModelvaultError | None = None
-    received: bool = True
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Done:
     """How one bundle fared: bytes ``received``, or ``resumed`` from an earlier run, volumes ``to_come``; ``disks`` that a plan would fill."""
 
-    outcomes: tuple[_Outcome, ...]
+    outcomes: tuple[Fared, ...]
     resumed: int = 0
     received: int = 0
     disks: tuple[DiskLine, ...] = ()
@@ -105,23 +95,23 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
         if request.accept_license:
             accept_licenses(vault, (job.order for job in jobs))
     results: list[ImportResult] = []
-    outcomes: list[_Outcome] = []
+    outcomes: list[Fared] = []
     for job in jobs:
         begun = time.monotonic()
         try:
             done = _do(vault, job, dry_run=request.dry_run)
         except ModelvaultError as error:
-            done = _Done(tuple(_refused(_summary(entry, {}, Received()), error) for entry in job.order.entries))
+            done = _Done(tuple(refused(summary_of(entry, {}, Received()), error) for entry in job.order.entries))
         installed = [outcome.model.name for outcome in done.outcomes if outcome.steps]
         done = replace(done, warnings=(*done.warnings, *unheld(vault, installed)))
-        unseen = tuple(_refused(_summary(entry, {}, Received()), error) for entry, error in job.order.refused)
+        unseen = tuple(refused(summary_of(entry, {}, Received()), error) for entry, error in job.order.refused)
         done = replace(done, outcomes=done.outcomes + unseen)
         outcomes += done.outcomes
         results.append(_result(vault, job, done, dry_run=request.dry_run, seconds=time.monotonic() - begun))
     result = ImportsResult(tuple(results))
     if request.receipt is not None and not request.dry_run and any(outcome.received for outcome in outcomes):
         result = _with_receipt(vault, request.receipt, request.site, result)
-    _raise_failures(result, outcomes)
+    raise_failures(result, outcomes)
     return result
 
 
@@ -161,40 +151,6 @@ def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Or
     return orders
 
 
-def _raise_failures(result: ImportsResult, outcomes: Sequence[_Outcome]) -> None:
-    failed = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
-    if not failed:
-        return
-    first = failed[0][1]
-    nothing = len(failed) == len(outcomes) and not any(outcome.steps for outcome in outcomes)
-    kinds = {type(error) for _, error in failed}
-    several_wait = VolumesWanted in kinds and len(failed) > 1
-    if nothing and not several_wait and (len(kinds) == 1 or not any(outcome.received for outcome, _ in failed)):
-        first.result = result
-        raise first
-    names = ", ".join(dict.fromkeys(outcome.model.name for outcome, _ in failed))
-    raise (VolumesWanted if kinds == {VolumesWanted} else PartlyDone)(
-        f"{len(failed)} of {len(outcomes)} models {'still wait for volumes' if kinds == {VolumesWanted} else 'did not get all the way'}: {names}",
-        hint=_what_next([error for _, error in failed], bundles=len(result.imports)),
-        result=result,
-        failed=[_said(outcome.model.name, error) for outcome, error in failed],
-    )
-
-
-def _what_next(errors: Sequence[ModelvaultError], bundles: int) -> str:
-    """Say what to do next: the first one's hint, or all the volumes that models wait for, where each names its own."""
-    hint = errors[0].hint
-    waiting = bundles == 1 and all(isinstance(error, VolumesWanted) for error in errors)
-    if (
-        waiting
-        and len({error.hint for error in errors}) > 1
-        and not any("patch" in (error.hint or "") for error in errors)
-    ):
-        volumes = sorted({number for error in errors for number in error.data["volumes"]})
-        return f"import the drives that hold {name_volumes(volumes)}: what arrived is kept"
-    return hint or "run the same command again once the cause is mended: it goes on where it stopped"
-
-
 def _do(vault: Vault, job: Job, *, dry_run: bool) -> _Done:
     if not job.order.entries:  # the policy has refused all of them
         return _Done(())
@@ -207,13 +163,12 @@ def _import(vault: Vault, job: Job) -> _Done:
     with intake(vault, order) as staging:
         missing = order.missing(vault)
         received, published = _receive(vault, order, staging, missing)
-        refused = published.refused
         outcomes = {}
         # Code first: models bring what they need of it along, and it would then count as installed before this import.
         for entry in sorted(order.entries, key=lambda entry: entry.stored.model.traits.format != CODE_FORMAT):
-            summary = _summary(entry, missing, received)
-            if entry.name in refused:
-                outcomes[entry.name] = _refused(summary, refused[entry.name])
+            summary = summary_of(entry, missing, received)
+            if error := published.refused.get(entry.name):
+                outcomes[entry.name] = refused(summary, error)
             else:
                 outcomes[entry.name] = _install(vault, entry, summary, job, received.blobs.keys())
         to_come = volumes_to_come(vault, order, order.missing(vault))
@@ -228,47 +183,12 @@ def _receive(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest,
         received = take_in(vault, order, staging, missing)
         return received, publish(vault, order, received)
     except NoSpace as error:
-        refused: dict[ModelName, ModelvaultError] = {
+        lacking: dict[ModelName, ModelvaultError] = {
             entry.name: error for entry in order.entries if not is_here(vault, entry)
         }
-        if not refused:
+        if not lacking:
             raise
-        return received, Published(refused)
-
-
-def _refused(summary: ImportModel, error: ModelvaultError) -> _Outcome:
-    outcome = Outcome.WAITING if isinstance(error, VolumesWanted) else Outcome.REFUSED
-    return _Outcome(_because(replace(summary, outcome=outcome), error), error=error, received=False)
-
-
-def _because(summary: ImportModel, error: ModelvaultError) -> ImportModel:
-    return replace(summary, reason=_said(summary.name, error))
-
-
-def _said(name: str, error: ModelvaultError) -> str:
-    """Name the model that an error is about, once."""
-    return error.message if error.message.startswith(name) else f"{name}: {error.message}"
-
-
-def _received(summary: ImportModel, steps: Sequence[EngineStep] = ()) -> ImportModel:
-    """Say what became of a model that is in the vault now, by what was done in the engines."""
-    if not steps:
-        return summary
-    return replace(
-        summary, outcome=Outcome.INSTALLED_ALREADY if all(step.already for step in steps) else Outcome.INSTALLED
-    )
-
-
-_FORETOLD = {
-    Outcome.INSTALLED: Outcome.WOULD_BE_INSTALLED,
-    Outcome.RECEIVED: Outcome.WOULD_BE_RECEIVED,
-    Outcome.WAITING: Outcome.WOULD_WAIT,
-    Outcome.REFUSED: Outcome.WOULD_BE_REFUSED,
-}
-
-
-def _foretold(model: ImportModel) -> ImportModel:
-    return replace(model, outcome=_FORETOLD.get(model.outcome, model.outcome))
+        return received, Published(lacking)
 
 
 def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: float) -> ImportResult:
@@ -278,7 +198,7 @@ def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: floa
         vault=vault.root,
         bundle=replace(bundle_summary(delivery.bundle), path=delivery.path),
         dry_run=dry_run,
-        models=tuple(_foretold(outcome.model) if dry_run else outcome.model for outcome in done.outcomes),
+        models=tuple(foretold(outcome.model) if dry_run else outcome.model for outcome in done.outcomes),
         installs=tuple(step for outcome in done.outcomes for step in outcome.steps),
         disks=done.disks,
         received=done.received,
@@ -289,22 +209,15 @@ def _result(vault: Vault, job: Job, done: _Done, *, dry_run: bool, seconds: floa
     )
 
 
-def _summary(entry: ModelEntry, missing: Collection[Digest], received: Received) -> ImportModel:
-    """Say what came of a model off the drives, and whether the vault lacked anything of it."""
-    new_bytes = sum(received.taken.get(blob.digest, 0) for blob in entry.blobs)
-    outcome = Outcome.RECEIVED if any(blob.digest in missing for blob in entry.blobs) else Outcome.HERE
-    return ImportModel(entry.name.text, entry.stored.model.size, new_bytes, outcome)
-
-
 def _plan(vault: Vault, job: Job) -> _Done:
     """Say what would become of each model, and how full that would make which file systems."""
     missing = job.order.missing(vault)
     expected = forecast(vault, job.order, missing)
     outcomes = []
     for entry in job.order.entries:
-        summary = _summary(entry, missing, expected.received)
+        summary = summary_of(entry, missing, expected.received)
         if error := not_whole(job.order, entry, expected.received):
-            outcomes.append(_refused(summary, error))
+            outcomes.append(refused(summary, error))
         else:
             outcomes.append(_planned(vault, entry, summary, job))
     written = writes(step for outcome in outcomes for step in outcome.steps)
@@ -312,7 +225,7 @@ def _plan(vault: Vault, job: Job) -> _Done:
     return _Done(tuple(outcomes), disks=filled, to_come=numbers_of(expected.received.waiting))
 
 
-def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) -> _Outcome:
+def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) -> Fared:
     steps: list[EngineStep] = []
     coming = [other.stored for other in job.order.entries]
     try:
@@ -321,11 +234,11 @@ def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) ->
                 for step in with_needed_code(vault, Step(entry.stored, target, job.placement), coming):
                     steps.append(plan_step(vault, step))  # noqa: PERF401 (those before an error count)
     except ModelvaultError as error:
-        return _Outcome(_because(_received(summary), error), tuple(steps), error)
-    return _Outcome(_received(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))
+        return Fared(because(placed(summary), error), tuple(steps), error)
+    return Fared(placed(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))
 
 
-def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fresh: Collection[Digest]) -> _Outcome:
+def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fresh: Collection[Digest]) -> Fared:
     """Install a received model into its engines; if an engine refuses, the model stays received."""
     steps: list[EngineStep] = []
     try:
@@ -346,6 +259,6 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fr
             if problems:
                 raise problems[0]
     except ModelvaultError as error:
-        failed = _because(_received(summary), error)
-        return _Outcome(failed, tuple(steps), error, warnings=job.warnings(entry, steps) if steps else ())
-    return _Outcome(_received(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))
+        failed = because(placed(summary), error)
+        return Fared(failed, tuple(steps), error, warnings=job.warnings(entry, steps) if steps else ())
+    return Fared(placed(summary, steps), tuple(steps), warnings=job.warnings(entry, steps))

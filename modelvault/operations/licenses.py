@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from modelvault import modelpack
-from modelvault.artifact import Model, ModelName, Origin, license_files
+from modelvault.artifact import Model, ModelName, Origin, check_license, license_files
 from modelvault.errors import PolicyRefused
 from modelvault.policy import NO_LICENSE, wants_acceptance
 from modelvault.vault import Vault
@@ -35,6 +35,11 @@ class Terms:
     page: str | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     pending: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse the garbled name of a license before hours of copying."""
+        if self.license is not None:
+            check_license(self.license)
 
     @classmethod
     def of(cls, model: Model) -> "Terms":

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelvault.artifact import SourceFile
+from modelvault.errors import DigestMismatch
 
-__all__ = ["Snapshot", "Source"]
+__all__ = ["Snapshot", "Source", "require_same_content"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,21 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+def require_same_content(found: SourceFile, listed: SourceFile, what: str, *, hint: str) -> None:
+    """Raise ``DigestMismatch`` where two listings of a file cannot both be right; ``what`` begins the sentence about ``found``.
+
+    Digests of two kinds, or one that is lacking, say nothing against each other.
+    """
+    promised = (found.digest, listed.digest)
+    comparable = None not in promised and len({digest.algorithm for digest in promised if digest is not None}) == 1
+    if found.size == listed.size and (not comparable or found.digest == listed.digest):
+        return
+    raise DigestMismatch(
+        f"{what}: {found.digest} ({found.size:,} bytes), not {listed.digest} ({listed.size:,} bytes)",
+        hint=hint,
+        path=found.path,
+        expected=str(listed.digest),
+        actual=str(found.digest),
+    )

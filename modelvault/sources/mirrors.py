@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from modelvault.artifact import SourceFile
-from modelvault.errors import DigestMismatch, ModelvaultError, SourceUnavailable, Transient
-from modelvault.sources import Snapshot, Source
+from modelvault.errors import ModelvaultError, SourceUnavailable, Transient
+from modelvault.sources import Snapshot, Source, require_same_content
 
 _PATIENCE = 3  # failures of a file in a row after which the next one is tried
 _LONG = 60.0  # seconds that nobody waits for who has another one to ask
@@ -118,17 +118,12 @@ def _require_same(snapshot: Snapshot, mirror: Mirror, wanted: Collection[str]) -
             raise SourceUnavailable(
                 f"{mirror.name} lacks {file.path} of {snapshot.repository}", hint="is its copy complete?"
             )
-        promised = file.digest, other.digest
-        comparable = None not in promised and len({digest.algorithm for digest in promised if digest is not None}) == 1
-        if other.size != file.size or (comparable and file.digest != other.digest):
-            raise DigestMismatch(
-                f"{mirror.name} lists another {file.path} for {snapshot.repository} at {snapshot.commit}: "
-                f"{other.digest} ({other.size:,} bytes), not {file.digest} ({file.size:,} bytes)",
-                hint="the endpoints disagree about the same commit: find out which is right, and leave the other out",
-                path=file.path,
-                expected=str(file.digest),
-                actual=str(other.digest),
-            )
+        require_same_content(
+            other,
+            file,
+            f"{mirror.name} lists another {file.path} for {snapshot.repository} at {snapshot.commit}",
+            hint="the endpoints disagree about the same commit: find out which is right, and leave the other out",
+        )
 
 
 class _Watched:
