@@ -442,15 +442,17 @@ own_name() {
             fail 1 "$1 is in the way" "remove it, or choose another directory"
         fi
     fi
-    rm -f "$1.restoring"
-    if ! ln "$blobs/$2" "$1.restoring" 2> /dev/null; then
+    # Beside the models' directories: no name of a model begins with a dot, and any name may be one of a model's files.
+    temporary=$files/.restoring
+    rm -f "$temporary"
+    if ! ln "$blobs/$2" "$temporary" 2> /dev/null; then
         if [ "$3" = last ]; then
-            mv "$blobs/$2" "$1.restoring"
+            mv "$blobs/$2" "$temporary"
         else
-            cp "$blobs/$2" "$1.restoring"
+            cp "$blobs/$2" "$temporary"
         fi || fail 15 "cannot write $1" "make room, and run the same command again"
     fi
-    mv -f "$1.restoring" "$1"
+    mv -f "$temporary" "$1"
 }
 
 # own_names NUMBER NAME: the directory is called as modelvault's folder engine would call it, and as that of no other name.

@@ -373,7 +373,7 @@ def test_thin_bundles_count_what_is_there(tmp_path: Path, shell: Shell) -> None:
 
 def test_an_update_replaces_what_changed(tmp_path: Path, shell: Shell) -> None:
     """Breaks if an update cannot be restored over what it updates, or if a file that is not ours is overwritten."""
-    old = {"config.json": noise(2000, 7), "model.safetensors": LARGE, "old.txt": b"old"}
+    old = {"config.json": noise(2000, 7), "config.json.restoring": b"kept", "model.safetensors": LARGE}
     new = {"config.json": CONFIG, "model.safetensors": LARGE, "new.txt": b"new"}
     base = lay_out(build({"org/large": old}), tmp_path / "a" / "models-7.mvbundle")
     thin = lay_out(build({"org/large": new}, held=[LARGE]), tmp_path / "b" / "models-8.mvbundle")
