@@ -221,6 +221,11 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+CANNOT_LINK = frozenset(
+    (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+)
+"""What link(2) fails with where another way has to be found: other mounts, file systems without links, too many of them."""
+
 _FICLONE = 0x40049409  # Linux: ioctl(destination, FICLONE, source); btrfs, XFS, bcachefs, overlay on them
 
 

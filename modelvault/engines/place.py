@@ -9,7 +9,6 @@ every other engine's file, if it were linked: what is not weights is always copi
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shlex
@@ -27,8 +26,6 @@ from modelvault.engines.caretaker import Caretaker, readable, resolve_owner
 from modelvault.engines.checks import is_changed
 from modelvault.engines.ground import in_the_way, refusals, staging_name
 from modelvault.errors import DigestMismatch, EngineRefused
-
-_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,7 @@ class Placer(Caretaker):
                 os.utime(wanted.source)
                 os.link(wanted.source, temporary)
             except OSError as error:
-                if error.errno not in _CANNOT_LINK:
+                if error.errno not in fsio.CANNOT_LINK:
                     raise
                 reason = (error.strerror or "the file system has no hard links").lower()
             else:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from modelvault.artifact import Algorithm
 from modelvault.errors import DigestMismatch, SourceUnavailable, Transient
-from modelvault.fsio import hash_file, open_file_range, reflink
+from modelvault.fsio import CANNOT_LINK, hash_file, open_file_range, reflink
 from modelvault.progress import Progress
 from modelvault.transfer.values import Fetched, RangeOpener, Wanted
 
 _NAME = "linked"
-_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+_CANNOT_LINK = CANNOT_LINK | {errno.EACCES}  # what another program made us unable to reach, it may let us read
 
 
 def take_over(wanted: Wanted, directory: Path, progress: Progress) -> Fetched | Wanted:

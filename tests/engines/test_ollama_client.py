@@ -1,6 +1,7 @@
 """Ollama's HTTP API, against a server that says what a test wants it to say."""
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,9 +78,12 @@ def test_creation_that_fails(status: int, body: bytes, reason: str) -> None:
 
 
 def test_creation() -> None:
-    """The one end that is good."""
-    with saying(Said(200, b'{"status":"using existing layer"}\n{"status":"success"}\n')) as client:
+    """The one end that is good, and what was asked for it."""
+    said = Said(200, b'{"status":"using existing layer"}\n{"status":"success"}\n')
+    with saying(said) as client:
         client.create({"model": "x"})
+    ((method, path, body),) = said.asked
+    assert (method, path, json.loads(body)) == ("POST", "/api/create", {"model": "x", "stream": True})
 
 
 def test_blobs() -> None:

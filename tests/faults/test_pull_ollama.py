@@ -71,6 +71,8 @@ def test_a_wrong_byte(registry: OllamaRegistry, pc: Machine) -> None:
     assert (pc.models(), blobs(pc)) == (set(), {})
     registry.faults.flip.clear()
     succeeded(pc, "pull", TINY)
+    assert registry.faults.drop_times == 0
+    assert {refusal.where: refusal.times for refusal in registry.faults.refusals if refusal.times > 0} == {}
     pc.run("verify")
 
 
@@ -202,4 +204,6 @@ def test_a_registry_with_a_bad_day(registry: OllamaRegistry, pc: Machine) -> Non
         Refusals(429, 2, {"Retry-After": "0"}, where) for where in ("manifests", "blobs", "storage", "token")
     ]
     succeeded(pc, "pull", TINY)
+    assert registry.faults.drop_times == 0
+    assert {refusal.where: refusal.times for refusal in registry.faults.refusals if refusal.times > 0} == {}
     pc.run("verify")
