@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from modelvault.errors import UsageProblem
 
@@ -35,7 +36,13 @@ def read_toml(file: Path, kind: type[_T], *, page: str) -> _T:
     except tomllib.TOMLDecodeError as error:
         raise UsageProblem(f"{file}: not valid TOML: {_with_line(error, text)}", hint=f"see {page}") from error
     except msgspec.ValidationError as error:
-        raise UsageProblem(f"{file}: {_key_first(error)}", hint=f"the keys are listed in {page}") from error
+        message, _, path = str(error).partition(" - at ")
+        key = path.strip("`").removeprefix("$")
+        said = f"{key.lstrip('.')}: {message}" if key else message
+        hint = f"the keys are listed in {page}"
+        if "unknown field" in message and (keys := _keys_at(kind, key)):
+            hint = f"the keys there are {', '.join(keys)}; see {page}"
+        raise UsageProblem(f"{file}: {said}", hint=hint) from error
 
 
 def _with_line(error: tomllib.TOMLDecodeError, text: str) -> str:
@@ -46,8 +53,16 @@ def _with_line(error: tomllib.TOMLDecodeError, text: str) -> str:
     return f"{error}: {lines[number - 1].strip()!r}" if 0 < number <= len(lines) else str(error)
 
 
-def _key_first(error: msgspec.ValidationError) -> str:
-    """Turn ``Expected `int` - at `$.ollama.parameters.num_ctx``` into ``ollama.parameters.num_ctx: Expected `int```."""
-    message, _, path = str(error).partition(" - at ")
-    key = path.strip("`").removeprefix("$").lstrip(".")
-    return f"{key}: {message}" if key else message
+def _keys_at(kind: type[msgspec.Struct], path: str) -> list[str]:
+    """Give the keys that the table at ``path`` may have, which msgspec writes as ``.pickle.exceptions[0]``; none where that is no table."""
+    where: inspect.Type = inspect.type_info(kind)
+    for name in (*re.findall(r"\w+", path), None):
+        if isinstance(where, inspect.UnionType):  # a table, or none
+            where = next(one for one in where.types if not isinstance(one, inspect.NoneType))
+        if isinstance(where, inspect.StructType) and name is not None:
+            where = next(field.type for field in where.fields if field.encode_name == name)
+        elif isinstance(where, inspect.ListType | inspect.VarTupleType):
+            where = where.item_type
+        elif isinstance(where, inspect.DictType):
+            where = where.value_type
+    return [field.encode_name for field in where.fields] if isinstance(where, inspect.StructType) else []

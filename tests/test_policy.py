@@ -214,6 +214,22 @@ def test_a_file_that_breaks_the_schema(tmp_path: Path, text: str, named_in_error
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("max_size = 1", "sources, organizations, formats, largest_model"),
+        ("[licenses]\nallowed = []", "the keys there are allow, deny, accept;"),
+        ('[pickle]\nallow = "exceptions"\nexceptions = [{name = "a"}]', "the keys there are model, why, commit;"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_those_that_there_are(tmp_path: Path, text: str, keys: str) -> None:
+    """Breaks if somebody without the documentation at hand has to guess what a key is called."""
+    (tmp_path / "policy.toml").write_text(text)
+    with pytest.raises(UsageProblem) as caught:
+        load_policies(tmp_path, tmp_path / "none.toml")
+    assert keys in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("kind", ["directory", "dangling", "not UTF-8", "loop", "too large"])
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, kind: str) -> None:
     """Breaks if rules do not hold because their file is a broken link, a directory or in another encoding."""
