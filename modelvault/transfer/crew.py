@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from modelvault.artifact import Digest
@@ -16,7 +17,7 @@ from modelvault.transfer.frontier import Frontier
 from modelvault.transfer.geometry import connections_for
 from modelvault.transfer.limiter import RateLimiter
 from modelvault.transfer.partial import Partial, Sink, Span
-from modelvault.transfer.values import Abortable, TransferOptions
+from modelvault.transfer.values import Abortable, Nearby, TransferOptions
 
 _LINGER = (
     2.0  # seconds that a thread gets to notice the end; one that connects to a dead host takes longer and does no harm
@@ -158,43 +159,46 @@ class Crew:
         """Fetch one span, however often the source fails, as long as now and then a byte comes."""
         sink = Sink(job.partial, job.span.start)
         failures = 0
-        try:
-            while sink.position < job.span.stop and not self._stop.is_set():
-                before = sink.progress
-                try:
-                    self._stream(job, sink)
-                except RangesIgnored as error:
-                    if job.span.whole:
-                        raise self._gave_up(job, "the source sends neither ranges nor the whole file") from error
-                    job.partial.sequential = True
-                    return
-                except Transient as error:
-                    failures = 0 if sink.progress > before else failures + 1
-                    self._pause(job, error, failures)
-                    if job.span.whole:
-                        sink.restart()
-        finally:
-            job.partial.count_received(sink.received)
+        while sink.position < job.span.stop and not self._stop.is_set():
+            before = sink.progress
+            try:
+                self._stream(job, sink)
+            except RangesIgnored as error:
+                if job.span.whole:
+                    raise self._gave_up(job, "the source sends neither ranges nor the whole file") from error
+                job.partial.sequential = True
+                return
+            except Transient as error:
+                failures = 0 if sink.progress > before else failures + 1
+                self._pause(job, error, failures)
+                if job.span.whole:
+                    sink.restart()
 
     def _stream(self, job: _Job, sink: Sink) -> None:
-        with self._opened(job, sink) as chunks:
-            for chunk in chunks:
-                if self._stop.is_set():
-                    return
-                if len(chunk) > job.span.stop - sink.position:
-                    raise Transient("the source sent more bytes than were asked for")
-                if done := sink.write(chunk):
-                    job.task.advance(done)
-                    self._overall.advance(done)
-                if delay := self._limiter.delay(len(chunk)):
-                    self._stop.wait(delay)
+        stream = job.partial.wanted.open(sink.position, job.span.stop)
+        nearby = isinstance(stream, Nearby)
+        came = 0
+        try:
+            with self._opened(stream) as chunks:
+                for chunk in chunks:
+                    if self._stop.is_set():
+                        return
+                    if len(chunk) > job.span.stop - sink.position:
+                        raise Transient("the source sent more bytes than were asked for")
+                    came += len(chunk)
+                    if done := sink.write(chunk):
+                        job.task.advance(done)
+                        self._overall.advance(done)
+                    if not nearby and (delay := self._limiter.delay(len(chunk))):
+                        self._stop.wait(delay)
+        finally:
+            job.partial.count_came(came, nearby=nearby)
         if sink.position < job.span.stop:
             raise Transient("the source sent fewer bytes than were asked for")
 
     @contextlib.contextmanager
-    def _opened(self, job: _Job, sink: Sink) -> Iterator[Iterator[bytes]]:
-        """Open the rest of the span, in a way that ``_end`` can cut short."""
-        stream = job.partial.wanted.open(sink.position, job.span.stop)
+    def _opened(self, stream: AbstractContextManager[Iterator[bytes]]) -> Iterator[Iterator[bytes]]:
+        """Open a stream in a way that ``_end`` can cut short."""
         with stream as chunks:
             if not isinstance(stream, Abortable):
                 yield chunks

@@ -4,7 +4,6 @@ The link lies beside the data of a transfer, never in its place: data is written
 ever chowned. Hence the rule: a hard link only to what belongs to us already.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -17,7 +16,7 @@ from modelvault.artifact import Algorithm
 from modelvault.errors import DigestMismatch, SourceUnavailable, Transient
 from modelvault.fsio import CANNOT_LINK, hash_file, open_file_range, reflink
 from modelvault.progress import Progress
-from modelvault.transfer.values import Fetched, RangeOpener, Wanted
+from modelvault.transfer.values import Fetched, Nearby, RangeOpener, Wanted
 
 _NAME = "linked"
 _CANNOT_LINK = CANNOT_LINK | {errno.EACCES}  # what another program made us unable to reach, it may let us read
@@ -70,7 +69,7 @@ class _Copy:
 
     def open(self, start: int, stop: int) -> AbstractContextManager[Iterator[bytes]]:
         """Open a range of the copy; of the source, once the copy has failed."""
-        return self._source(start, stop) if self._gone else contextlib.nullcontext(self._chunks(start, stop))
+        return self._source(start, stop) if self._gone else Nearby(self._chunks(start, stop))
 
     def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
         try:

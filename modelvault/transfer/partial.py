@@ -128,10 +128,13 @@ class Partial:
             self._spans += 1
             return Span(first * self.piece, min(end * self.piece, self.size), whole=self.sequential)
 
-    def count_received(self, amount: int) -> None:
-        """Count bytes that came over the network."""
+    def count_came(self, amount: int, *, nearby: bool) -> None:
+        """Count bytes that came: over the network, or from ``nearby`` on this machine."""
         with self._changed:
-            self.received += amount
+            if nearby:
+                self.reused += amount
+            else:
+                self.received += amount
 
     def release(self, span: Span) -> None:
         """Give a span back: what of it did not arrive is missing again."""
@@ -217,7 +220,6 @@ class Sink:
     def __init__(self, partial: Partial, position: int) -> None:
         """Begin at ``position``, the start of a piece."""
         self._partial = partial
-        self.received = 0
         self.progress = position
         self._begin(position)
 
@@ -233,7 +235,6 @@ class Sink:
     def write(self, chunk: bytes) -> int:
         """Take the next bytes of the stream; returns the bytes of the pieces that this finished."""
         partial = self._partial
-        self.received += len(chunk)
         view = memoryview(chunk)
         done = 0
         while view:

@@ -1,5 +1,6 @@
 """What a transfer is asked for, how it may go about it, and what it hands back."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +12,10 @@ from modelvault.artifact import Digest
 
 RangeOpener = Callable[[int, int], AbstractContextManager[Iterator[bytes]]]
 """Opens the bytes ``start`` to ``stop`` (exclusive). May raise ``Transient``, ``RangesIgnored`` or ``ModelvaultError``."""
+
+
+class Nearby(contextlib.nullcontext[Iterator[bytes]]):
+    """A range of a file of this machine: no limit of the network's rate is meant for it, and nothing of it was received."""
 
 
 @runtime_checkable
@@ -51,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One file, whole and verified, in ``data``. ``received`` and ``reused`` are bytes of this run and of earlier ones.
+    """One file, whole and verified, in ``data``. ``received`` are bytes of this run, ``reused`` those that were on this machine.
 
     Several paths of the same content share one ``data``: publish it once. The first of them carries ``received``. What is ``linked``
     shares its bytes on the disk with a file elsewhere.

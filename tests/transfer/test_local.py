@@ -1,6 +1,7 @@
 """Taking over files of this machine: linked where that is safe, hashed in any case, and never written to."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,7 +136,7 @@ def test_a_copy_stands_in_for_the_source(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_copy_that_cannot_be_linked_is_read(source: Path, tmp_path: Path, as_root: None) -> None:
-    """Breaks if a copy of another user's is fetched from the source all the same."""
+    """Breaks if a copy of another user's is fetched from the source all the same, or waits for the network's rate."""
     os.chown(source, 65534, 65534)
 
     asked = []
@@ -145,7 +146,12 @@ def test_a_copy_that_cannot_be_linked_is_read(source: Path, tmp_path: Path, as_r
         asked.append((start, stop))
         yield iter([CONTENT[start:stop]])
 
-    (fetched,) = run(tmp_path / "partial", replace(elsewhere(source), open=opened))
+    limit = TransferOptions(limit_rate=len(CONTENT) // 60)
+    before = time.monotonic()
+    with Transfers(tmp_path / "partial", [replace(elsewhere(source), open=opened)], limit, NoProgress()) as transfers:
+        (fetched,) = transfers.run()
+    assert time.monotonic() - before < 30
     assert asked == []
+    assert (fetched.received, fetched.reused) == (0, len(CONTENT))
     assert fetched.data.read_bytes() == CONTENT
     assert not fetched.data.samefile(source)
