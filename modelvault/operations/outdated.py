@@ -76,7 +76,12 @@ def follow(vault: Vault, stored: StoredModel, progress: Progress, endpoint: str 
     # Of several hubs the first alone: one that stands in for it may be behind, and what is older there is no update.
     first = endpoint or next(iter(vault.config.endpoint), None) if upstream.kind == "hub" else endpoint
     with contextlib.closing(open_source(upstream, first, vault.config, progress.log)) as source:
-        snapshot = source.snapshot(upstream.repository, upstream.revision)
+        try:
+            snapshot = source.snapshot(upstream.repository, upstream.revision)
+        except SourceUnavailable as error:
+            if first != endpoint and len(vault.config.endpoint) > 1:
+                error.hint = f"updates are looked for at the first endpoint alone: --endpoint names another; {error.hint}"
+            raise
         if snapshot.commit == stored.model.origin.commit:
             return Followed(stored, upstream, _line(stored, Freshness.CURRENT, snapshot))
         upstream = _as_then(upstream, stored, source)

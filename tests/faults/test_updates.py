@@ -67,6 +67,16 @@ def test_an_update_brings_what_changed(pc: Machine, hub: FaultyHub, tmp_path: Pa
     assert {model["outcome"] for model in succeeded(pc, "pull", "--update")["models"]} == {"up to date"}
 
 
+def test_only_the_first_hub_tells_of_updates(hub: FaultyHub, machine: Callable[..., Machine]) -> None:
+    """Breaks if nobody says why the second hub, which works, is not asked; that one may be behind."""
+    pc = machine("pc", endpoint=hub.url)
+    succeeded(pc, "pull", NAME)
+    dead_first = machine("pc", endpoint=f"http://127.0.0.1:1,{hub.url}")
+    error = failed(dead_first, "outdated", code=10)
+    assert "first endpoint alone: --endpoint names another" in error["hint"]
+    assert succeeded(dead_first, "outdated", "--endpoint", hub.url)["models"][0]["state"] == "up to date"
+
+
 def test_versions_side_by_side(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
     """Breaks if a second version takes the name of the first, if its shared files are kept twice, or if an update moves it unasked."""
     kept, frozen = "org/sharded-mine", "org/sharded-old"
