@@ -39,7 +39,7 @@ class Refusals:
     status: int
     times: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    where: str = "bytes"  # or "api": requests for model information
+    where: str = "bytes"  # or "api": requests for model information; or a revision: those for it
     body: bytes = b""
 
 
@@ -371,6 +371,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         verb, revision = (segments[at], segments[at + 1]) if verbs else ("revision", "main")
+        if refusal := hub.refuse_now(revision):
+            self._error(refusal.status, headers=refusal.headers)
+            return
         repository = hub.versions.get((name, revision), repository)
         if (name, revision) not in hub.versions and revision not in {"main", repository.commit}:
             self._error(404, "RevisionNotFound")

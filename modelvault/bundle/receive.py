@@ -297,7 +297,7 @@ class _Receiver:
             self._complete[verdict.blob] = self._staging.path(verdict.blob)
         else:
             self._failed[verdict.blob] = self._blame(verdict.blob, taken)
-            self._staging.path(verdict.blob).unlink()  # nobody knows which byte is wrong: all of it has to come again
+            self._staging.give_up(verdict.blob)  # nobody knows which byte is wrong: all of it has to come again
 
     def _blame(self, blob: Digest, taken: Iterable[tuple[Arrival, str]]) -> str:
         """Say where a blob whose digest came out wrong went wrong: in a frame, in what a patch brought, or as it was written."""

@@ -82,7 +82,7 @@ class Staging:
         """Say what has arrived, by the log; ``thorough``: only what lies there as the log says."""
         found: dict[Digest, Ranges] = {}
         with ThreadPoolExecutor(default_threads()) as pool:
-            claims = self.arrivals()
+            claims = [claim for claim in self.arrivals() if claim.offset + claim.length <= self._length(claim.blob)]
             contents = ordered(pool, self.content, claims, ahead=default_threads() + 1) if thorough else claims
             for claim, content in zip(claims, contents, strict=True):
                 if content is not None:
@@ -97,6 +97,12 @@ class Staging:
         except OSError:
             return None  # nothing there, or a disk that fails: it has to come again
         return data if hashlib.sha256(data).hexdigest() == arrival.sha256 else None
+
+    def _length(self, blob: Digest) -> int:
+        try:
+            return self.path(blob).lstat().st_size
+        except FileNotFoundError:
+            return 0
 
     def stream(self, blob: Digest, offset: int) -> Iterator[bytes]:
         """Read a blob from ``offset`` to its end, in pieces."""
@@ -124,6 +130,10 @@ class Staging:
         finally:
             os.close(descriptor)
         return True
+
+    def give_up(self, blob: Digest) -> None:
+        """Let go of the bytes of a blob. The file stays, since a sync of it may be under way; what the log says of it holds no more."""
+        os.truncate(self.path(blob), 0)
 
     def unallocated(self, blob: Digest, size: int) -> int:
         """Count the bytes of a blob for which there are no blocks yet."""

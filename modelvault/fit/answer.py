@@ -329,7 +329,7 @@ def together(shapes: Sequence[tuple[str, Shape]], question: Question) -> tuple[t
     for name, shape in sorted(shapes, key=lambda item: item[1].weights):
         one = _llamacpp(replace(question, shape=shape, devices=tuple(left)))
         answers[name] = one
-        if one.gpu_layers:
+        if one.gpu_layers or one.verdict is Verdict.FITS:
             left = [
                 replace(device, memory=max(device.memory - load.size, 0))
                 for device, load in zip(left, one.loads, strict=True)

@@ -90,14 +90,6 @@ _MAKERS = re.compile(r"^(?:(?:nvidia|geforce|tesla|quadro|amd|radeon|instinct|rt
 _MACHINE = re.compile(r"(mac|cpu)[-_ ]?(\d{1,5})(?:gi?b)?")
 
 
-def known_cards() -> Sequence[Device]:
-    """List the cards that are known by name."""
-    return tuple(
-        Device(name, memory, capability=capability, bandwidth=bandwidth)
-        for name, (memory, capability, bandwidth) in _CARDS.items()
-    )
-
-
 def parse_gpus(specs: Sequence[str]) -> tuple[Device, ...]:
     """Read what the user has: ``24GiB``, ``2x32GiB``, ``a100-80``, ``2x4090``, ``mac-64``, ``cpu-128``.
 

@@ -74,7 +74,8 @@ def launches(question: Question, reply: Answer, installed: Installed, *, replica
 def _on_port(launch: Launch, port: int) -> tuple[str, ...]:
     if launch.engine == "ollama":
         return launch.program
-    return (*launch.program, "--host", "127.0.0.1", "--port", str(port))
+    host = "--hostname" if launch.engine == "tgi" else "--host"
+    return (*launch.program, host, "127.0.0.1", "--port", str(port))
 
 
 def _on_port_too(launch: Launch, port: int) -> Mapping[str, str]:

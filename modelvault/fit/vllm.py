@@ -49,7 +49,7 @@ class Run:
 
 
 def _is_large(device: Device) -> bool:
-    return device.memory >= _LARGE_CARD and "a100" not in device.name
+    return device.memory >= _LARGE_CARD and "a100" not in device.name.lower()
 
 
 @dataclass(frozen=True, slots=True)

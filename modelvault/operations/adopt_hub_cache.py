@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 
 from modelvault.artifact import ModelName, Origin, SourceFile
@@ -53,8 +54,10 @@ def adopt_from_hub_cache(vault: Vault, request: HubCacheAdoption, progress: Prog
     if told is None:
         warnings.append(f"{upstream.name} was not compared with the Hub: the names in the cache alone vouch for it")
         if bare := [file.path for file in files if file.digest is None]:
-            warnings.append(
-                f"nothing vouches for {', '.join(bare[:5])}: no link of the Hub's client, but files of their own"
+            raise DigestMismatch(
+                f"nothing vouches for {', '.join(bare[:5])} in the cache: no link of the Hub's client, but files of their own",
+                hint="run the command where the Hub can be asked, or `modelvault add` the folder under a name of your own",
+                path=bare[0],
             )
     else:
         files = tuple(_agreed(file, told) for file in files)
@@ -95,11 +98,14 @@ def _upstream(request: HubCacheAdoption, catalog: Catalog) -> Upstream:
 
 
 def _ask_hub(vault: Vault, upstream: Upstream, commit: str, progress: Progress) -> Snapshot | None:
-    """Ask what the Hub lists for this very commit; ``None`` where it cannot be asked."""
+    """Ask what the Hub lists for this very commit; ``None`` where it cannot be asked. Raises ``SourceUnavailable`` if it has no such commit."""
     try:
         with contextlib.closing(open_source(upstream, None, vault.config, progress.log)) as source:
             return source.snapshot(upstream.repository, commit)
     except SourceUnavailable as error:
+        if error.data.get("status") == HTTPStatus.NOT_FOUND:
+            error.hint = f"`modelvault add` the folder under a name of your own, if you trust it; {error.hint}"
+            raise
         progress.log(error.message)
         return None
 

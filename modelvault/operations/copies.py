@@ -12,7 +12,7 @@ def hub_cache_here() -> Path:
     """Find the cache of the Hub's client as the engines that read it do. Raises ``UsageProblem``."""
     target = engines()["vllm"].default()
     if target is None:
-        raise UsageProblem("no cache of the Hub's client was found", hint="name it with --store DIR")
+        raise UsageProblem("no cache of the Hub's client was found", hint="HF_HUB_CACHE names it")
     return target.directory
 
 

@@ -99,7 +99,8 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
     for job in jobs:
         begun = time.monotonic()
         try:
-            done = _do(vault, job, dry_run=request.dry_run)
+            with in_words():
+                done = _do(vault, job, dry_run=request.dry_run)
         except ModelvaultError as error:
             done = _Done(tuple(refused(summary_of(entry, {}, Received()), error) for entry in job.order.entries))
         installed = [outcome.model.name for outcome in done.outcomes if outcome.steps]

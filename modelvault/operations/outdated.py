@@ -3,8 +3,9 @@
 import contextlib
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 from modelvault.artifact import FileSpec, ModelName, SourceFile, StoredModel
 from modelvault.errors import ModelvaultError, PartlyDone, SourceUnavailable, UsageProblem, in_words
@@ -43,9 +44,12 @@ def outdated(
 
     Raises ``PartlyDone`` where some sources could not be asked, their own error where none could.
     """
-    lines: list[OutdatedLine] = []
-    errors: list[ModelvaultError] = []
-    for stored in vault.select(names):
+    chosen, damaged = survey(vault, names)
+    errors = list(damaged.values())
+    lines = [
+        OutdatedLine(name, Freshness.UNKNOWN, source="unknown", reason=error.message) for name, error in damaged.items()
+    ]
+    for stored in chosen:
         try:
             with in_words():
                 followed = follow(vault, stored, progress, endpoint)
@@ -67,6 +71,14 @@ def outdated(
     return result
 
 
+def survey(vault: Vault, names: Sequence[ModelName]) -> tuple[Sequence[StoredModel], Mapping[str, ModelvaultError]]:
+    """Give the models of these names; of all, if none is named, those whose documents are sound, and what is wrong with the others."""
+    if names:
+        return vault.select(names), {}
+    sound, damaged = vault.store.survey()
+    return sound, {entry.name.text: error for entry, error in damaged.items()}
+
+
 def follow(vault: Vault, stored: StoredModel, progress: Progress, endpoint: str | None = None) -> Followed | None:
     """Look at a model's source; ``None`` for one that has none to follow. Raises ``SourceUnavailable``."""
     upstream = upstream_of(vault, stored)
@@ -80,16 +92,17 @@ def follow(vault: Vault, stored: StoredModel, progress: Progress, endpoint: str 
             snapshot = source.snapshot(upstream.repository, upstream.revision)
         except SourceUnavailable as error:
             if first != endpoint and len(vault.config.endpoint) > 1:
-                error.hint = f"updates are looked for at the first endpoint alone: --endpoint names another; {error.hint}"
+                error.hint = (
+                    f"updates are looked for at the first endpoint alone: --endpoint names another; {error.hint}"
+                )
             raise
         if snapshot.commit == stored.model.origin.commit:
             return Followed(stored, upstream, _line(stored, Freshness.CURRENT, snapshot))
-        upstream = _as_then(upstream, stored, source)
+        upstream = _as_then(upstream, stored, source, snapshot)
     changed = _changed(stored, upstream, snapshot)
     line = _line(stored, Freshness.OUTDATED if changed else Freshness.CURRENT, snapshot)
-    size = sum(file.size for file in changed)
-    held = upstream.called is not None
-    line = replace(line, changed=tuple(file.path for file in changed), to_download=size, held=held)
+    size = sum(file.size for file in snapshot.files if file.path in changed)
+    line = replace(line, changed=changed, to_download=size, held=upstream.called is not None)
     return Followed(stored, upstream, line)
 
 
@@ -126,15 +139,17 @@ def asked_revision(vault: Vault, stored: StoredModel) -> str | None:
     return published.revision if published else None
 
 
-def _as_then(upstream: Upstream, stored: StoredModel, source: Source) -> Upstream:
+def _as_then(upstream: Upstream, stored: StoredModel, source: Source, newest: Snapshot) -> Upstream:
     """Select as the pull did: by the defaults, unless those would have chosen other files at that commit."""
     commit = stored.model.origin.commit
     if upstream.kind != "hub" or commit is None:
         return upstream
     try:
         files = source.snapshot(upstream.repository, commit).files
-    except SourceUnavailable:
-        return upstream  # the commit is gone, as after a forced push
+    except SourceUnavailable as error:
+        if error.data.get("status") != HTTPStatus.NOT_FOUND:
+            raise
+        files = newest.files  # that commit is gone, as after a forced push: what took its place has to tell
     try:
         chosen = {file.path for file in select(files, upstream.wish).files}
     except UsageProblem:
@@ -147,10 +162,13 @@ def _exactly(stored: StoredModel) -> Wish:
     return Wish(include=tuple(f"/{glob.escape(file.path)}" for file in stored.model.files))
 
 
-def _changed(stored: StoredModel, upstream: Upstream, snapshot: Snapshot) -> list[SourceFile]:
+def _changed(stored: StoredModel, upstream: Upstream, snapshot: Snapshot) -> tuple[str, ...]:
+    """Name the files that are others there, or new, or gone."""
     files = snapshot.files if upstream.kind == "ollama" else select(snapshot.files, upstream.wish).files
     here = {file.path: file for file in stored.model.files}
-    return [file for file in files if file.path not in _PAPERS and not _same(here.get(file.path), file)]
+    gone = here.keys() - {file.path for file in files}
+    changed = {file.path for file in files if not _same(here.get(file.path), file)}
+    return tuple(sorted((gone | changed) - _PAPERS))
 
 
 def _same(here: FileSpec | None, there: SourceFile) -> bool:

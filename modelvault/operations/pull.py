@@ -199,10 +199,12 @@ def _require_free(vault: Vault, upstream: Upstream) -> None:
     """Refuse a name of the user's under which the vault has a model from somewhere else."""
     if upstream.called is None or all(entry.name != upstream.called for entry in vault.store.entries()):
         return
-    there = vault.model(upstream.called).model.origin.repository
-    if there is None or not upstream.repository.startswith(there):
+    there = vault.model(upstream.called).model.origin
+    # Where a model of Ollama's is from has no tag.
+    same = upstream.repository == there.repository or upstream.repository.startswith(f"{there.repository}:")
+    if there.kind != upstream.kind or not same:
         raise UsageProblem(
-            f"{upstream.called} is another model already, from {there or 'a folder'}",
+            f"{upstream.called} is another model already, from {there.repository or 'a folder'}",
             hint=f"call this one otherwise, or take that one out: modelvault rm {upstream.called}",
         )
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from modelvault.artifact import ModelName, SourceFile, TensorInfo, looks_like_path
+from modelvault.artifact import ModelName, SourceFile, TensorInfo
 from modelvault.errors import InvalidModelFile, UsageProblem
 from modelvault.fit.gguf_shape import gguf_shape
 from modelvault.fit.shape import Shape
@@ -101,11 +101,6 @@ def described_remote(name: str, snapshot: Snapshot, wish: Wish, source: Source, 
     found = _described(name, [_File(file.path, file.size, opener(file)) for file in chosen])
     others = {one.name: one.size for one in sets(snapshot.files)} if found.gguf else {}
     return Described(found.name, found.shape, found.gguf, found.method, others)
-
-
-def is_local(subject: str) -> bool:
-    """Tell whether an argument is a path."""
-    return looks_like_path(subject)
 
 
 def _described(name: str, files: Sequence[_File]) -> Described:

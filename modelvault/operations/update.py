@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from modelvault.artifact import ModelName, StoredModel
 from modelvault.errors import ModelvaultError, PartlyDone, in_words
-from modelvault.operations.outdated import Followed, asked_revision, follow, unfollowed, upstream_of
+from modelvault.operations.outdated import Followed, asked_revision, follow, survey, unfollowed, upstream_of
 from modelvault.operations.pull import PullRequest, pull
 from modelvault.operations.upstream import Upstream
 from modelvault.progress import Progress
@@ -31,9 +31,10 @@ class UpdateRequest:
 
 def update(vault: Vault, request: UpdateRequest, progress: Progress) -> UpdateResult:
     """Bring models up to date. They fail each for itself: ``PartlyDone`` if any got through, else the first model's own error."""
-    outcomes: list[ProjectModel] = []
-    errors: list[ModelvaultError] = []
-    for stored in vault.select(request.names):
+    chosen, damaged = survey(vault, request.names)
+    errors = list(damaged.values())
+    outcomes = [ProjectModel(name, "failed", reason=error.message) for name, error in damaged.items()]
+    for stored in chosen:
         try:
             with in_words():
                 outcome = _one(vault, request, stored, progress)

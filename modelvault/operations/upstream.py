@@ -13,7 +13,7 @@ from modelvault.operations.catalog import recipe_of
 from modelvault.operations.ollama import registry_address
 from modelvault.operations.pinning import Pin
 from modelvault.sources import Source
-from modelvault.sources.mirrors import Mirror, MirroredSource
+from modelvault.sources.mirrors import PATIENCE, Mirror, MirroredSource
 from modelvault.sources.selection import Wish
 
 
@@ -98,7 +98,8 @@ def open_source(upstream: Upstream, endpoint: str | None, config: Config, log: C
     addresses = (endpoint,) if endpoint else config.endpoint
     if len(addresses) < 2:  # noqa: PLR2004 (one needs nobody to stand in for it)
         return HubSource(addresses[0] if addresses else None, connections=config.connections)
-    mirrors = [Mirror(address, HubSource(address, connections=config.connections)) for address in addresses]
+    hubs = [HubSource(one, connections=config.connections, patience=PATIENCE) for one in addresses]
+    mirrors = [Mirror(address, hub) for address, hub in zip(addresses, hubs, strict=True)]
     return MirroredSource(mirrors, log)
 
 

@@ -18,7 +18,7 @@ class Freshness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutdatedLine:
-    """One model of the vault. ``commit`` is the one that is here, ``newest`` that of the source; ``changed`` files differ or are new there.
+    """One model of the vault. ``commit`` is the one that is here, ``newest`` that of the source; ``changed`` files differ there, are new or gone.
 
     ``to_download`` is what they would take, in bytes; ``reason`` says why it is not known, or has no source to follow. One that is ``held``
     has a name of its own, and is updated by that name alone.

@@ -46,8 +46,19 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 class HubSource:
     """A ``Source`` over the Hub's protocol."""
 
-    def __init__(self, endpoint: str | None = None, *, token: str | None = None, connections: int = 8) -> None:
-        """Prepare; nothing is sent. ``endpoint`` beats ``HF_ENDPOINT``, ``token`` beats ``HF_TOKEN`` and the stored login."""
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        connections: int = 8,
+        patience: float = _PATIENCE,
+    ) -> None:
+        """Prepare; nothing is sent. ``endpoint`` beats ``HF_ENDPOINT``, ``token`` beats ``HF_TOKEN`` and the stored login.
+
+        ``patience`` is for how many seconds a busy hub may ask us to wait before it lists anything.
+        """
+        self._patience = patience
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         if not is_address(self.endpoint):
             raise UsageProblem(
@@ -65,12 +76,15 @@ class HubSource:
     def snapshot(self, repository: str, revision: str | None) -> Snapshot:
         """Pin the revision and list its files. Raises ``SourceUnavailable`` with a hint for the case at hand."""
         asked = Asked(self.endpoint, repository, revision, None, token="authorization" in self._headers)
-        info = _listed(asked, lambda: self._api.model_info(repository, revision=revision, timeout=30.0))
+        info = _listed(asked, lambda: self._api.model_info(repository, revision=revision, timeout=30.0), self._patience)
         commit = info.sha or ""
         if not _COMMIT.fullmatch(commit):
             raise SourceUnavailable(f"{self.endpoint} names no commit for {repository}", hint="is it a hub?")
         files = _listed(
-            asked, lambda: _files(self._api.list_repo_tree(repository, recursive=True, revision=commit)), attempts=1
+            asked,
+            lambda: _files(self._api.list_repo_tree(repository, recursive=True, revision=commit)),
+            0.0,
+            attempts=1,
         )
         return Snapshot(
             repository=repository,
@@ -144,7 +158,7 @@ class HubSource:
 # -- the listing
 
 
-def _listed(asked: Asked, call: Callable[[], _T], attempts: int = _ATTEMPTS) -> _T:
+def _listed(asked: Asked, call: Callable[[], _T], patience: float, attempts: int = _ATTEMPTS) -> _T:
     """Call huggingface_hub; its errors become ours. ``model_info`` does not retry by itself, so that is done here."""
     for attempt in range(1, attempts + 1):
         try:
@@ -154,7 +168,7 @@ def _listed(asked: Asked, call: Callable[[], _T], attempts: int = _ATTEMPTS) -> 
         except HfHubHTTPError as error:
             status, headers = error.response.status_code, error.response.headers
             wait = retry_after(headers)
-            if status not in _BUSY or attempt == attempts or (wait or 0.0) > _PATIENCE:
+            if status not in _BUSY or attempt == attempts or (wait or 0.0) > patience:
                 raise refusal(asked, status, headers) from error
             time.sleep(0.25 * 2**attempt if wait is None else wait)
         except HFValidationError as error:

@@ -28,7 +28,7 @@ class HubCache:
 
     def __init__(self, directory: Path) -> None:
         """Look at a cache; it need not exist."""
-        self.directory = directory
+        self.directory = Path(os.path.normpath(directory))  # targets of links are compared with it
 
     def snapshot(self, repository: str, revision: str | None) -> Snapshot:
         """List the files of a cached revision: a branch or tag, as the client noted it, or a commit; else the main branch, or the only one.

@@ -16,8 +16,9 @@ from modelvault.artifact import SourceFile
 from modelvault.errors import ModelvaultError, SourceUnavailable, Transient
 from modelvault.sources import Snapshot, Source, require_same_content
 
-_PATIENCE = 3  # failures of a file in a row after which the next one is tried
-_LONG = 60.0  # seconds that nobody waits for who has another one to ask
+_FAILURES = 3  # failures of a file in a row after which the next one is tried
+PATIENCE = 60.0
+"""Seconds that nobody waits for who has another one to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,12 @@ class MirroredSource:
             if number != self._current:
                 return Transient("another endpoint has taken over")
             self._failures[file.path] += 1
-            soon = isinstance(error, Transient) and (error.retry_after or 0.0) < _LONG
-            if soon and self._failures[file.path] < _PATIENCE:
+            soon = isinstance(error, Transient) and (error.retry_after or 0.0) < PATIENCE
+            if soon and self._failures[file.path] < _FAILURES:
                 return error
             failing = self._mirrors[number].name
-            for other in range(number + 1, len(self._mirrors)):
+            count = len(self._mirrors)
+            for other in ((number + step) % count for step in range(1, count)):
                 mirror = self._mirrors[other]
                 self._log(f"{failing}: {_reason(error)}; going on with {mirror.name}")
                 try:

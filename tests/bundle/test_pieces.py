@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from drives import carry, lose
 from evil_signer import rewritten
 
 from modelvault.artifact import Digest
+from modelvault.bundle import pipeline
 from modelvault.bundle.check import verify_bundle
 from modelvault.bundle.index import Span
 from modelvault.bundle.plan import PlanOptions, plan_patch
@@ -210,8 +212,29 @@ def test_what_arrived_is_not_written_over(pristine: Pristine, bundle: Path, tmp_
     wrong = take(opened(world, carry(bundle, tmp_path / "last", [3])), staging, mending)
     assert largest.digest in wrong.failed
     # None of it is believed any more: the next run takes all of it from whoever has it.
-    assert not (staging / largest.digest.hex).exists()
+    assert (staging / largest.digest.hex).stat().st_size == 0
+    assert Span(largest.digest, 0, largest.size) in gaps(damaged, staging)
     assert take(damaged, staging, patch(world, damaged, spans, tmp_path / "good")).failed == {}
+
+
+def test_a_wrong_blob_that_is_being_synced(
+    pristine: Pristine, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if the models beside it are lost, since its file goes while a sync of it is still to come."""
+    world = pristine[0]
+    rewritten(bundle, world, 2, lambda _, data: data[:-1] + b"!" if len(data) > MIB else data)
+    sync = pipeline._sync
+
+    def late(path: Path) -> None:
+        time.sleep(0.1)
+        sync(path)
+
+    monkeypatch.setattr(pipeline, "_sync", late)
+    monkeypatch.setattr(pipeline, "_SYNC_EVERY", 1)
+    received = take(opened(world, bundle), tmp_path / "staging")
+    largest = max(world.plan().blobs, key=lambda blob: blob.size)
+    assert largest.digest in received.failed
+    assert received.blobs
 
 
 def test_staging_that_changed(pristine: Pristine, drives: tuple[Path, Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_hub import FaultyHub
+from faulty_hub import FaultyHub, Refusals
 from machines import Machine
 from make_models import make_gguf, make_sharded_safetensors
 from refusals import failed, succeeded
@@ -22,7 +22,7 @@ def hub(tmp_path: Path) -> Iterator[FaultyHub]:
     make_gguf(quants / "m-Q8_0.gguf")
     make_gguf(quants / "m-Q4_K_M.gguf", seed=1)
     (quants / "notes.txt").write_text("first")
-    with FaultyHub({NAME: first, QUANTS: quants}) as hub:
+    with FaultyHub({NAME: first, QUANTS: quants, f"{NAME}-instruct": first}) as hub:
         yield hub
 
 
@@ -71,7 +71,7 @@ def test_only_the_first_hub_tells_of_updates(hub: FaultyHub, machine: Callable[.
     """Breaks if nobody says why the second hub, which works, is not asked; that one may be behind."""
     pc = machine("pc", endpoint=hub.url)
     succeeded(pc, "pull", NAME)
-    dead_first = machine("pc", endpoint=f"http://127.0.0.1:1,{hub.url}")
+    dead_first = machine("pc", MODELVAULT_ENDPOINT=f"http://127.0.0.1:1,{hub.url}")
     error = failed(dead_first, "outdated", code=10)
     assert "first endpoint alone: --endpoint names another" in error["hint"]
     assert succeeded(dead_first, "outdated", "--endpoint", hub.url)["models"][0]["state"] == "up to date"
@@ -94,7 +94,8 @@ def test_versions_side_by_side(pc: Machine, hub: FaultyHub, tmp_path: Path) -> N
     (line,) = succeeded(pc, "pull", "--update", frozen)["models"]
     assert (line["outcome"], line["reason"]) == ("no source", f"it was pulled at the commit {before[:12]}")
     assert pc.models() == {NAME, kept, frozen}
-    assert "another model already" in failed(pc, "pull", QUANTS, "--quant", "Q8_0", "--as", kept, code=2)["message"]
+    for other in ((QUANTS, "--quant", "Q8_0"), (f"{NAME}-instruct",)):  # of two names, one may begin with the other
+        assert "another model already" in failed(pc, "pull", *other, "--as", kept, code=2)["message"]
 
 
 def test_a_revision_stays_the_one_that_is_followed(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
@@ -139,6 +140,59 @@ def test_what_was_chosen_stays_chosen(pc: Machine, hub: FaultyHub, tmp_path: Pat
     updated = {model["name"]: model["outcome"] for model in succeeded(pc, "pull", "--update")["models"]}
     assert updated == {f"{QUANTS}:Q8_0": "pulled", NAME: "pulled"}
     assert {model: {file["path"] for file in succeeded(pc, "show", model)["files"]} for model in pc.models()} == files
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_what_was_chosen_stays_chosen_without_the_old_listing(
+    pc: Machine, hub: FaultyHub, tmp_path: Path, gone: bool
+) -> None:
+    """Breaks if an update brings everything since nobody lists the old commit any more, or since that failed once."""
+    succeeded(pc, "pull", NAME, "--exclude", "README.md")
+    before = republish(hub, tmp_path, "config.json")
+    if gone:
+        del hub.versions[NAME, before]
+    else:
+        hub.faults.refusals.append(Refusals(500, 99, where=before))
+        assert "500" in failed(pc, "outdated", code=10)["message"]
+        assert "500" in failed(pc, "pull", "--update", code=10)["message"]
+        hub.faults.refusals.clear()
+    succeeded(pc, "pull", "--update")
+    assert "README.md" not in {file["path"] for file in succeeded(pc, "show", NAME)["files"]}
+
+
+def test_what_the_publisher_took_away(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if a file that was withdrawn stays in the vault, and in every bundle, as up to date."""
+    wrong = tmp_path / "wrong"
+    shutil.copytree(tmp_path / "first", wrong)
+    (wrong / "notes.md").write_text("wrong")
+    hub.publish(NAME, wrong)
+    succeeded(pc, "pull", NAME)
+    hub.publish(NAME, tmp_path / "first")
+    (line,) = succeeded(pc, "outdated")["models"]
+    assert (line["state"], line["changed"], line["to_download"]) == ("outdated", ["notes.md"], 0)
+    succeeded(pc, "pull", "--update")
+    assert "notes.md" not in {file["path"] for file in succeeded(pc, "show", NAME)["files"]}
+    assert states(pc) == {NAME: "up to date"}
+
+
+def test_a_damaged_model_holds_up_no_other(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+    """Breaks if one manifest that rotted keeps all the others from being looked at and updated."""
+    manifest = succeeded(pc, "pull", QUANTS, "--quant", "Q8_0")["model"]["manifest"]
+    succeeded(pc, "pull", NAME)
+    republish(hub, tmp_path, "config.json")
+    blob = pc.vault / "blobs/sha256" / manifest.removeprefix("sha256:")
+    blob.chmod(0o644)
+    blob.write_bytes(b"{")
+    looked = pc.json("outdated", code=3).result
+    assert {line["model"]: line["state"] for line in looked["models"]} == {
+        f"{QUANTS}:Q8_0": "not known",
+        NAME: "outdated",
+    }
+    updated = pc.json("pull", "--update", code=3).result
+    assert {model["name"]: model["outcome"] for model in updated["models"]} == {
+        f"{QUANTS}:Q8_0": "failed",
+        NAME: "pulled",
+    }
 
 
 def test_what_has_no_source(pc: Machine, hub: FaultyHub, tiny_gguf: Path) -> None:

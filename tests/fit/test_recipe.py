@@ -123,4 +123,6 @@ def test_a_model_that_brings_code(machine: Callable[..., Machine], tiny_awq: Pat
     one = machine("server")
     one.run("add", folder, "--name", "org/code")
     one.run("install", "org/code", "--engine", f"{engine}={one.root / 'hub'}")
-    assert "--trust-remote-code" in text(one, "org/code", "--engine", engine, "--gpu", "24GiB")
+    written = text(one, "org/code", "--engine", engine, "--gpu", "24GiB")
+    assert "--trust-remote-code" in written
+    assert f"{'--hostname' if engine == 'tgi' else '--host'} 127.0.0.1" in written

@@ -1,6 +1,7 @@
 """The questions that people ask, with the hardware they have."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from known_shapes import QWEN_3B, QWEN_7B, llama_70b
@@ -64,6 +65,21 @@ def test_two_models_on_six_gigabytes() -> None:
     assert three.verdict is Verdict.FITS
     assert seven.verdict is Verdict.PARTLY
     assert 0 < (seven.gpu_layers or 0) < (seven.all_layers or 0)
+
+
+def test_two_models_in_main_memory() -> None:
+    """Each fits alone, but they share the memory."""
+    question = Question(QWEN_3B, "llamacpp", parse_gpus(["cpu-64"]), context=4096)
+    replies = [reply for _, reply in together([("a", llama_70b(Q4_K_M)), ("b", llama_70b(Q4_K_M))], question)]
+    assert sorted(reply.verdict for reply in replies) == sorted([Verdict.FITS, Verdict.NOT])
+
+
+def test_a_card_that_was_detected_is_computed_as_the_one_that_is_named() -> None:
+    """What nvidia-smi calls an A100 gets the batches of one."""
+    question = Question(llama_70b(AWQ), "vllm", parse_gpus(["a100-80"]), method="awq")
+    detected = tuple(replace(device, name="A100-SXM4-80GB") for device in question.devices)
+    named, found = answer(question), answer(replace(question, devices=detected))
+    assert [load.parts for load in named.loads] == [load.parts for load in found.loads]
 
 
 @pytest.mark.parametrize("size", [Q4_K_M, Q5_K_M])
