@@ -6,20 +6,9 @@ from pathlib import Path
 
 import pytest
 from faulty_hub import FaultyHub, Refusals
+from large_model import LARGE, SIZE
 from machines import Machine, flip_bit
-from make_models import make_large_gguf
 from refusals import failed, running, succeeded
-
-SIZE = 80_000_000
-LARGE = "large-Q8_0.gguf"
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("large")
-    make_large_gguf(folder / LARGE, SIZE)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -73,6 +62,16 @@ def test_one_that_fails_on_the_way(hubs: tuple[FaultyHub, FaultyHub], machine: C
         ran = pull.end(0)
     assert f"going on with {second.url}" in ran.err
     assert second.bytes_sent(LARGE) < size * 0.75
+
+
+def test_the_last_one_fails_in_its_turn(large: Path, machine: Callable[..., Machine]) -> None:
+    """Breaks if a pull ends with the last of them although the first one is there again."""
+    with FaultyHub({"org/large": large}) as first, FaultyHub({"org/large": large}) as second:
+        first.faults.refusals.append(Refusals(503, 12))
+        second.faults.refusals.append(Refusals(503, 100_000))
+        ran = client(machine, first, second).run("pull", "org/large")
+    assert f"going on with {second.url}" in ran.err
+    assert f"going on with {first.url}" in ran.err
 
 
 def test_one_that_lists_other_digests(

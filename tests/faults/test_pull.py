@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from faulty_hub import FaultyHub
+from large_model import LARGE
 from machines import Machine, flip_bit, small_disk
 from make_models import make_awq, make_large_gguf, make_sharded_safetensors
 from refusals import blobs, failed, fill, interrupted, running, succeeded
@@ -17,18 +18,7 @@ from refusals import blobs, failed, fill, interrupted, running, succeeded
 from modelvault.transfer.geometry import piece_size
 from modelvault.transfer.journal import read_claims
 
-SIZE = 150_000_000
-LARGE = "large-Q8_0.gguf"
 TINY = "tiny-Q8_0.gguf"
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A repository with one GGUF that takes a while."""
-    folder = tmp_path_factory.mktemp("large")
-    make_large_gguf(folder / LARGE, SIZE)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
