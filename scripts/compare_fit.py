@@ -33,8 +33,8 @@ MODELS = {
 }
 MIB = 1 << 20
 _LOAD = (
-    "import sys, xllamacpp; p = xllamacpp.CommonParams(); p.model.path = sys.argv[1]; p.n_ctx = int(sys.argv[2]); "
-    "p.n_parallel = 1; p.warmup = False; p.verbosity = 4; xllamacpp.Server(p)"
+    "import os, sys, xllamacpp; p = xllamacpp.CommonParams(); p.model.path = sys.argv[1]; p.n_ctx = int(sys.argv[2]); "
+    "p.n_parallel = 1; p.warmup = False; p.verbosity = 4; s = xllamacpp.Server(p); sys.stdout.flush(); os._exit(0)"
 )
 
 

@@ -7,11 +7,11 @@ service's user, ours, and that of the user who called sudo.
 import contextlib
 import pwd
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from modelvault.engines.base import Surroundings
+from modelvault.engines.processes import said_by
 
 _UNIT = "ollama.service"
 _SYSTEMCTL_SECONDS = 5.0
@@ -70,11 +70,10 @@ def _from_systemd(around: Surroundings) -> Path | None:
     if systemctl is None:
         return None
     command = [systemctl, "show", _UNIT, "--property=LoadState,User,Environment,EnvironmentFiles"]
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS, check=True)
-    except (OSError, ValueError, subprocess.SubprocessError):
+    shown = said_by(command, around.environment, seconds=_SYSTEMCTL_SECONDS)
+    if shown is None:
         return None  # without systemd as the init system the command exists but fails
-    settings = [(key, value) for key, _, value in (line.partition("=") for line in shown.stdout.splitlines())]
+    settings = [(key, value) for key, _, value in (line.partition("=") for line in shown.splitlines())]
     if ("LoadState", "loaded") not in settings:
         return None
     # Shown as: EnvironmentFiles=/etc/default/ollama (ignore_errors=yes)

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def write(path: Path, text: str) -> None:
 
 def systemctl(around: Surroundings, *lines: str) -> None:
     path = Path(around.environment["PATH"]) / "systemctl"
-    write(path, "#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+    write(path, "#!/bin/sh\nprintf '%s\\n' " + shlex.join(lines) + "\n")
     path.chmod(0o755)
 
 

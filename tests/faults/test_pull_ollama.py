@@ -71,8 +71,6 @@ def test_a_wrong_byte(registry: OllamaRegistry, pc: Machine) -> None:
     assert (pc.models(), blobs(pc)) == (set(), {})
     registry.faults.flip.clear()
     succeeded(pc, "pull", TINY)
-    assert registry.faults.drop_times == 0
-    assert {refusal.where: refusal.times for refusal in registry.faults.refusals if refusal.times > 0} == {}
     pc.run("verify")
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.engine
 MIB = 1 << 20
 
 _LOAD = """
-import json, sys, xllamacpp
+import json, os, sys, xllamacpp
 parameters = xllamacpp.CommonParams()
 parameters.model.path, parameters.n_ctx, parameters.n_parallel = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 parameters.warmup, parameters.verbosity = False, 4
@@ -31,7 +31,8 @@ server = xllamacpp.Server(parameters)
 if len(sys.argv) > 4:
     server.handle_completions({"prompt": "hello world " * 200, "n_predict": 4, "max_tokens": 4, "temperature": 0})
 after = int(open("/proc/self/statm").read().split()[1])
-print("GROWTH " + json.dumps((after - before) * 4096))
+print("GROWTH " + json.dumps((after - before) * 4096), flush=True)
+os._exit(0)  # a server that was asked nothing may hang while it is destroyed: its loop has hardly begun
 """
 
 
@@ -45,6 +46,7 @@ def load(path: Path, run: llamacpp.Run, *more: str) -> str:
         text=True,
         errors="replace",
         check=False,
+        timeout=300,
         env={**os.environ, "LLAMA_ARG_FIT": "off"},
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,5 +1,6 @@
 """``doctor``: every danger that it knows is found, nothing else is called one, and nothing on disk is changed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -140,15 +141,26 @@ def test_releases_of_ollama(vault: Vault, around: Surroundings, version: str, le
     assert not any(finding.blocks for finding in result.findings)  # it still serves what is installed
 
 
+def sleepers() -> Iterator[str]:
+    """The processes that the scripts below would leave behind."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == b"sleep\x001000\x00":
+                yield path.parent.name
+
+
 @pytest.mark.parametrize("script", ["exit 3", "sleep 1000", "sleep 1000 & wait", "echo hello", "kill -9 $$"])
 def test_programs_that_do_not_tell(
     vault: Vault, around: Surroundings, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     """Breaks if a broken program keeps doctor from looking at the rest, or keeps it for ever."""
     monkeypatch.setattr("modelvault.engines.programs._SECONDS", 0.5)
+    monkeypatch.setattr("modelvault.engines.ollama_home._SYSTEMCTL_SECONDS", 0.5)
     for name in ("ollama", "llama-server", "vllm", "nvidia-smi", "systemctl"):
         program(around, name, script)
+    before = set(sleepers())
     result = examine(vault, around)
+    assert set(sleepers()) <= before
     assert "could be judged" in only(result, "note", "/ollama").what
     assert only(result, "note", "/llama-server does not tell its release")
     assert only(result, "note", "/vllm does not tell its release")
