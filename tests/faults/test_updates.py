@@ -160,13 +160,14 @@ def test_what_was_chosen_stays_chosen_without_the_old_listing(
     assert "README.md" not in {file["path"] for file in succeeded(pc, "show", NAME)["files"]}
 
 
-def test_what_the_publisher_took_away(pc: Machine, hub: FaultyHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--exclude", "README.md")])
+def test_what_the_publisher_took_away(pc: Machine, hub: FaultyHub, tmp_path: Path, options: tuple[str, ...]) -> None:
     """Breaks if a file that was withdrawn stays in the vault, and in every bundle, as up to date."""
     wrong = tmp_path / "wrong"
     shutil.copytree(tmp_path / "first", wrong)
     (wrong / "notes.md").write_text("wrong")
     hub.publish(NAME, wrong)
-    succeeded(pc, "pull", NAME)
+    succeeded(pc, "pull", NAME, *options)
     hub.publish(NAME, tmp_path / "first")
     (line,) = succeeded(pc, "outdated")["models"]
     assert (line["state"], line["changed"], line["to_download"]) == ("outdated", ["notes.md"], 0)
