@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from machines import Machine
 from make_models import make_awq, make_gguf_repository
+
+# How long an example takes says how busy the machine is; what never ends is met by the limit on the whole test (pyproject.toml).
+settings.register_profile("modelvault", deadline=None)
+settings.load_profile("modelvault")
 
 
 def pytest_configure() -> None:

@@ -43,6 +43,7 @@ class Forker:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, Path(os.devnull).open() as nothing:
             request = json.dumps({"argv": list(argv), "environment": dict(environment), "directory": str(directory)})
             with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(seconds)
                 connection.connect(self._address)
                 message = request.encode("utf-8", "surrogateescape")
                 socket.send_fds(
@@ -50,7 +51,6 @@ class Forker:
                 )
                 connection.sendall(message)
                 (pid,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
-                connection.settimeout(seconds)
                 try:
                     (status,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
                 except TimeoutError:

@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -18,3 +22,26 @@ def missing(what: str) -> NoReturn:
 def require_program(name: str) -> str:
     """Find a program; else skip or fail."""
     return shutil.which(name) or missing(name)
+
+
+def ended(
+    command: Sequence[str], environment: Mapping[str, str], directory: str | Path | None = None, *, seconds: float = 600
+) -> "subprocess.CompletedProcess[str]":
+    """Run a program to its end; after so many seconds it is stuck, and killed with all that it started."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -4,6 +4,7 @@ They lie where ``scripts/setup-engines`` puts them: ``MODELVAULT_ENGINES``, else
 Without one the test skips and says why; with ``MODELVAULT_REQUIRE_ENGINES=1`` it fails.
 """
 
+import ast
 import contextlib
 import http.client
 import json
@@ -12,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import ended
 
 _START_SECONDS = 60.0
-_VLLM_START_SECONDS = 600.0  # half a minute on an idle machine
+_GENERATE = Path(__file__).parents[1] / "scripts" / "generate.py"
+_VLLM_SECONDS = 600.0  # half a minute on an idle machine
 _PROGRAMS = {
     "ollama": "bin/ollama",
     "ollama-newer": "newer/ollama",
@@ -87,9 +91,7 @@ class OllamaServer:
     def tried(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the real command line against the server, whatever comes of it."""
         command = [str(self.program), *arguments]
-        return subprocess.run(
-            command, env=dict(self.environment), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
+        return ended(command, self.environment)
 
     def api(self, path: str, body: object = None) -> Any:
         """Call the HTTP API and decode its answer."""
@@ -223,9 +225,7 @@ def vllm_generate(cache_dir: Path, repo: str, prompt: str, *, tokens: int = 8) -
     with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
         environment = _vllm_environment(home, cache_dir)
         command = [str(python), "-c", _VLLM_SCRIPT, repo, prompt, str(tokens)]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, cwd=home, stdin=subprocess.DEVNULL
-        )
+        done = ended(command, environment, home)
     lines = [line for line in done.stdout.splitlines() if line.startswith("OUTPUT ")]
     assert lines, f"vllm failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     text: str = json.loads(lines[-1].removeprefix("OUTPUT "))
@@ -262,7 +262,7 @@ def vllm_server(cache_dir: Path, repo: str) -> Iterator[str]:
                 start_new_session=True,
             )
         try:
-            _await_port(port, server, log, _VLLM_START_SECONDS)
+            _await_port(port, server, log, _VLLM_SECONDS)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
@@ -276,20 +276,11 @@ def vllm_server(cache_dir: Path, repo: str) -> Iterator[str]:
 
 
 def llama_generate(gguf_path: Path, prompt: str, *, tokens: int = 8) -> str:
-    """Let the real llama.cpp (``xllamacpp``, in this process) load a GGUF file and complete a prompt."""
+    """Let the real llama.cpp load a GGUF file and complete a prompt, as the demo does."""
     require_engine("xllamacpp")
-    import xllamacpp  # noqa: PLC0415 (not every environment has it)
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf_path)
-    parameters.n_ctx = 256
-    parameters.n_parallel = 1
-    parameters.warmup = False
-    server = xllamacpp.Server(parameters)
-    answer = server.handle_completions({"prompt": prompt, "n_predict": tokens, "max_tokens": tokens, "temperature": 0})
-    if isinstance(answer, str):
-        answer = json.loads(answer)
-    text: str = answer["choices"][0]["text"] if "choices" in answer else answer["content"]
+    done = ended([sys.executable, str(_GENERATE), str(gguf_path), prompt, str(tokens)], os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text: str = ast.literal_eval(done.stdout.partition("generated: ")[2])
     return text
 
 

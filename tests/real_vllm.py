@@ -7,10 +7,10 @@ vLLM's own parser, and completes a prompt instead of listening.
 import json
 import os
 import shlex
-import subprocess
 import tempfile
 from pathlib import Path
 
+from programs import ended
 from real_engines import AWQ_KERNEL, require_engine
 
 _SERVE = """
@@ -93,9 +93,7 @@ def run_transformers(variables: dict[str, str], repository: str, prompt: str, *,
 
 
 def _outputs(command: list[str], environment: dict[str, str], home: str) -> dict[str, str]:
-    done = subprocess.run(
-        command, env=environment, cwd=home, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    done = ended(command, environment, home)
     words = (line.partition(" ") for line in done.stdout.splitlines())
     found = {word: rest for word, _, rest in words if word in {"CLASS", "OUTPUT"}}
     assert "OUTPUT" in found, f"{command[-1]}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

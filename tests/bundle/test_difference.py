@@ -16,7 +16,7 @@ from modelvault.bundle.index import PATCH, THIN, BundleRefused, Index, Span, che
 from modelvault.bundle.papers import PaperRefused
 from modelvault.bundle.plan import PlanOptions, patch_label, plan_index, plan_patch
 
-SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 SIZES = [5000, 3 * MIB, 0, 9 * MIB]
 OPTIONS = PlanOptions("models", 7, 4 * MIB)
 

@@ -35,7 +35,7 @@ from modelvault.errors import UsageProblem
 
 
 @given(indexes())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_plan_is_valid_and_round_trips(index: Index) -> None:
     """Whatever is planned passes the reader's own rules and comes back equal: writer and reader agree on the format."""
     assert decode(encode(index)) == index
@@ -45,7 +45,7 @@ def test_plan_is_valid_and_round_trips(index: Index) -> None:
 
 
 @given(indexes())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_frames_tile_the_tar(index: Index) -> None:
     """Frames hold the whole tar in order, none above its limit, none mixing large data with anything else."""
     for members in index.volumes:
@@ -62,7 +62,6 @@ def test_frames_tile_the_tar(index: Index) -> None:
 
 
 @given(st.lists(st.integers(0, 5000), max_size=5))
-@settings(deadline=None)
 def test_headers_are_what_tarfile_writes(sizes: list[int]) -> None:
     """Our headers are ordinary ustar: Python's tarfile reads every field as we meant it."""
     index = plan_index([source("m", sizes)], PlanOptions("models", 1, 2 * MIB))
@@ -99,7 +98,7 @@ def test_header_limits(path: str, size: int) -> None:
 
 
 @given(st.binary(max_size=3000) | st.integers(0, 2 * MIB).map(lambda size: noise(size, size)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_codec_round_trip(content: bytes) -> None:
     """What is compressed comes back, whichever way it was stored, in at most the stored limit."""
     stored = b"".join(bytes(part) for part in compress(bytearray(content)))
@@ -260,7 +259,6 @@ def test_frame_tables(pristine: tuple[World, Written]) -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-@settings(deadline=None)
 def test_canonical_json(document: object) -> None:
     """Breaks if the one form of JSON is not the one that the format's page promises, whichever library writes it."""
     promised = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)

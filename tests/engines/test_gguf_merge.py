@@ -89,7 +89,7 @@ def test_the_same_tensor_in_two_shards(blobs: Blobs, tmp_path: Path) -> None:
     assert refused.value.rule == "gguf-duplicate-tensor"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(where=st.floats(0, 1, exclude_max=True), shard=st.integers(0, 2))
 def test_a_flipped_bit_in_a_shard(tmp_path_factory: pytest.TempPathFactory, where: float, shard: int) -> None:
     """The vault's copy went bad: what is made of it must never get a name."""

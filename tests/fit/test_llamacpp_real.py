@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import shape_models
 from make_models import make_large_gguf
+from programs import ended
 from real_engines import require_engine
 from shape_models import Spec, make_shape
 
@@ -40,15 +40,7 @@ def load(path: Path, run: llamacpp.Run, *more: str) -> str:
     """Have llama.cpp load a file; give all that it says."""
     require_engine("xllamacpp")
     command = [sys.executable, "-c", _LOAD, str(path), str(run.context * run.users), str(run.users), *more]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=300,
-        env={**os.environ, "LLAMA_ARG_FIT": "off"},
-    )
+    done = ended(command, {**os.environ, "LLAMA_ARG_FIT": "off"})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stderr + done.stdout
 

@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 from make_models import make_sharded_safetensors
+from programs import ended
 from real_engines import require_engine
 
 from modelvault.fit import vllm
@@ -69,9 +69,7 @@ def start(model: Path) -> tuple[int, int]:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         }
         command = [str(require_engine("vllm")), "-c", _START, str(model)]
-        done = subprocess.run(
-            command, env=environment, cwd=home, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
+        done = ended(command, environment, home)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("CACHE ")] or [done.stderr[-3000:]]
     assert line.startswith("CACHE "), line
     blocks, size = json.loads(line.removeprefix("CACHE "))

@@ -178,7 +178,7 @@ def test_a_scan_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 
 @given(content=st.binary(max_size=300), prefix=st.sampled_from([b"", b"\x80\x04", b"PK\x03\x04", HARM[:40]]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_scanned(content: bytes, prefix: bytes, tmp_path: Path) -> None:
     """Breaks if a garbled file ends in a traceback in place of a finding."""
     file = tmp_path / "blob"
@@ -247,7 +247,6 @@ def test_templates(template: str, found: str) -> None:
 
 
 @given(template=st.text(alphabet="{}%#'\"_.[]|()~+ abc\n\\x5f0123", max_size=120))
-@settings(deadline=None)
 def test_any_template_is_looked_through(template: str) -> None:
     """Breaks if an odd template ends in a traceback."""
     assert isinstance(lint_template(template), tuple)

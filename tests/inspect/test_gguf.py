@@ -280,7 +280,7 @@ def test_many_short_arrays_take_little_memory(tmp_path: Path) -> None:
     assert peak < 150_000_000
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), max_size=4),
     st.one_of(st.none(), st.integers(0, 800)),
@@ -300,7 +300,7 @@ def test_any_damage_is_an_invalid_file_or_harmless(flips: list[tuple[int, int]],
     assert all(header.data_offset <= item.offset <= item.offset + item.size <= len(data) for item in header.tensors)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_invalid_file(body: bytes) -> None:
     """If it fails, some bytes make the reader crash with another exception."""

@@ -1,7 +1,6 @@
 """The models that demo, tests and benchmarks live on: the same on every machine, and real."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 from make_models import SENTENCE
+from real_engines import llama_generate
 
 from modelvault.inspect import inspect_model
 
@@ -102,14 +102,4 @@ def test_a_real_vocabulary_is_copied(real_vocabularies: list[Path], tmp_path: Pa
 @pytest.mark.parametrize("name", ["gguf/tiny-Q8_0.gguf", "split/tiny-00001-of-00003.gguf"])
 def test_llama_cpp_says_the_sentence(models: Path, name: str) -> None:
     """If it fails, the GGUF models are valid for us only, and the real llama.cpp does not run them."""
-    required = os.environ.get("MODELVAULT_REQUIRE_ENGINES") == "1"
-    xllamacpp: Any = (
-        __import__("xllamacpp") if required else pytest.importorskip("xllamacpp", reason="scripts/setup-engines")
-    )
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(models / name)
-    parameters.n_ctx = 256
-    parameters.n_parallel = 1
-    parameters.warmup = False
-    answer = xllamacpp.Server(parameters).handle_completions({"prompt": "hello", "max_tokens": 24, "temperature": 0})
-    assert answer["choices"][0]["text"] == SENTENCE
+    assert llama_generate(models / name, "hello", tokens=24) == SENTENCE

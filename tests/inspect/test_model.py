@@ -161,7 +161,7 @@ _CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=_CONFIGS)
 def test_any_config_is_refused_or_read(awq: Path, config: dict[str, Any]) -> None:
     """If it fails, some value of an unexpected type in config.json crashes inspection."""

@@ -128,7 +128,7 @@ def test_agrees_with_the_library(tmp_path: Path) -> None:
     assert header.report().parameters == 15 + 7 + 0 + 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(1, 255)), max_size=3),
     st.integers(0, len(GOOD)),
@@ -154,7 +154,7 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.sampled_from(["a", "__metadata__", "b"]),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelvault.artifact import Digest, ModelName
@@ -107,7 +107,6 @@ LOCKS = st.lists(MODELS, max_size=4, unique_by=(lambda model: model.wanted, lamb
 )
 
 
-@settings(deadline=None)
 @given(LOCKS, st.randoms(use_true_random=False))
 def test_a_lock_survives_its_file(lock: Lock, random: st.DrawFn) -> None:
     """Breaks if something in a lock does not come back, or its bytes depend on the order in which models came."""

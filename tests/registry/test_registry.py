@@ -115,7 +115,7 @@ def test_scalars_nobody_wrote_are_refused(kind: str, text: str | None) -> None:
         scalar_value(kind, text)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.text(st.characters(), max_size=50), st.text(st.characters(), max_size=50))
 def test_any_text_can_be_recorded(key: str, value: str) -> None:
     """If this fails, a hostile or odd string in a model file (a lone surrogate, NUL) stops its publication."""

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelvault.artifact import ModelName, SourceFile
@@ -107,7 +107,6 @@ def test_the_folder_may_say_it() -> None:
     assert [file.path for file in select(files, Wish("Q8_0")).files] == ["Q8_0/model.gguf"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([*QUANTIZATIONS, "UD-Q4_K_XL", "Q6_K_L"]), min_size=1, max_size=6, unique=True),
     st.booleans(),
