@@ -144,7 +144,10 @@ class _Receiver:
         self._resumed = 0
 
     def run(self, progress: Progress, threads: int) -> Received:
-        claims = [claim for claim in self._staging.arrivals() if self._possible(claim)]
+        arrivals = self._staging.arrivals()
+        claims = [claim for claim in arrivals if self._possible(claim)]
+        # What arrived of models that are not asked for now is theirs: a later run goes on with it.
+        others = [claim for claim in arrivals if claim.blob not in self._sizes and self._staging.has_room_for(claim)]
         volumes = list(self._readable())
         with (
             filesystem.no_space_at(self._staging.directory),
@@ -157,7 +160,7 @@ class _Receiver:
             fresh = {blob for blob in sorted(reachable) if self._staging.create(blob, self._sizes[blob])}
             with BackgroundSync() as sync:
                 kept = self._resume(pool, threads + 1, [claim for claim in claims if claim.blob not in fresh], task)
-                with contextlib.closing(self._staging.begin_log(kept)) as log:
+                with contextlib.closing(self._staging.begin_log([*others, *kept])) as log:
                     for blob in sorted(reachable):
                         self._settle(blob, sync)
                     for volume in volumes:

@@ -82,7 +82,7 @@ class Staging:
         """Say what has arrived, by the log; ``thorough``: only what lies there as the log says."""
         found: dict[Digest, Ranges] = {}
         with ThreadPoolExecutor(default_threads()) as pool:
-            claims = [claim for claim in self.arrivals() if claim.offset + claim.length <= self._length(claim.blob)]
+            claims = [claim for claim in self.arrivals() if self.has_room_for(claim)]
             contents = ordered(pool, self.content, claims, ahead=default_threads() + 1) if thorough else claims
             for claim, content in zip(claims, contents, strict=True):
                 if content is not None:
@@ -97,6 +97,10 @@ class Staging:
         except OSError:
             return None  # nothing there, or a disk that fails: it has to come again
         return data if hashlib.sha256(data).hexdigest() == arrival.sha256 else None
+
+    def has_room_for(self, arrival: Arrival) -> bool:
+        """Tell whether what arrived can lie there still: not if its blob was published, or given up."""
+        return arrival.offset + arrival.length <= self._length(arrival.blob)
 
     def _length(self, blob: Digest) -> int:
         try:

@@ -146,6 +146,22 @@ def test_damage_costs_one_frame(delivery: Delivery) -> None:
     assert delivery.installed() == BOTH
 
 
+def test_only_one_model_costs_the_others_nothing(delivery: Delivery) -> None:
+    """Breaks if what had arrived of one model, hours of reading, is thrown away when another one is imported alone."""
+    left_behind = delivery.bundle / "volume-0002.tar.zst"
+    left_behind.unlink()
+    begun = delivery.server.json("import", delivery.bundle, "--only", SHARDED, code=3)
+    assert begun.result["imports"][0]["received"] > 0
+    delivery.server.run("import", delivery.bundle, "--only", GGUF, "--engine", f"ollama={delivery.ollama}")
+    assert delivery.server.models() == {GGUF}
+    delivery.bring_again(left_behind.name)
+    # What was read before is damaged now: the run below succeeds only if it does not read it.
+    flip_bit(delivery.bundle / "volume-0001.tar.zst", 600_000)
+    delivery.server.run("import", delivery.bundle, *delivery.engines)
+    assert delivery.installed() == BOTH
+    assert not list((delivery.server.vault / "partial").iterdir())
+
+
 # ── trust ──
 
 
