@@ -181,13 +181,17 @@ class Store:
         model = modelpack.decode_manifest(data, self.read_document(config), entry.name, entry.recipe, what=what)
         return StoredModel(model, entry.manifest, len(data))
 
-    def add(self, model: Model) -> StoredModel:
-        """Publish config, manifest and index entry of a model whose blobs are all there. Replaces one of the same name."""
+    def add(self, model: Model, documents: tuple[bytes, bytes] | None = None) -> StoredModel:
+        """Publish manifest, config and index entry of a model whose blobs are all there. Replaces one of the same name.
+
+        ``documents`` are the manifest and config that it came with: kept to the byte, since a later version may have written into them
+        what this one does not know, and the manifest's digest is the model's identity. ``None``: they are written.
+        """
         for file in model.files:
             if not self.has(file.digest, file.size):
                 raise VaultDamaged(f"{model.name}: {file.path}: blob {file.digest.short} is not in the vault")
-        self.put_bytes(modelpack.encode_config(model))
-        manifest = modelpack.encode_manifest(model)
+        manifest, config = documents or (modelpack.encode_manifest(model), modelpack.encode_config(model))
+        self.put_bytes(config)
         stored = StoredModel(model, self.put_bytes(manifest), len(manifest))
         others = [entry for entry in self.entries() if entry.name != model.name]
         entry = modelpack.IndexEntry(model.name, stored.manifest, stored.manifest_size, model.recipe)

@@ -249,15 +249,19 @@ class Vault:
             return event
 
     def publish(
-        self, model: Model, reports: Mapping[str, FileReport], noted: Mapping[str, Any] | None = None
+        self,
+        model: Model,
+        reports: Mapping[str, FileReport],
+        noted: Mapping[str, Any] | None = None,
+        documents: tuple[bytes, bytes] | None = None,
     ) -> StoredModel:
         """List a model whose blobs are in place. Needs ``publishing``. Layout first: what the registry misses, `registry rebuild` finds there.
 
         What is ``noted`` of how it came goes into the log: the ``bundle`` that brought it (its ``label``, its ``sequence``, the fingerprint of
-        the ``key`` that signed it), or the ``revision`` that was asked for.
+        the ``key`` that signed it), or the ``revision`` that was asked for. ``documents`` as for ``Store.add``.
         """
         registry = self.registry
-        stored = self.store.add(model)
+        stored = self.store.add(model, documents)
         # The event first: where the registry has a model, the log has it, too.
         data: dict[str, Any] = {"model": model.name.text, "manifest": str(stored.manifest)}
         if model.recipe is not None:

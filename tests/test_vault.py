@@ -14,7 +14,7 @@ from modelvault.errors import DigestMismatch, ModelvaultError, PartlyDone, Usage
 from modelvault.eventlog import Event, EventLog
 from modelvault.fsio import hash_file
 from modelvault.locks import FileLock
-from modelvault.modelpack import OCI_LAYOUT
+from modelvault.modelpack import OCI_LAYOUT, store_form
 from modelvault.operations.list_ import list_models
 from modelvault.operations.publishing import is_published
 from modelvault.operations.registry import rebuild
@@ -251,9 +251,9 @@ def test_a_crash_while_publishing_is_made_good(tmp_path: Path, monkeypatch: pyte
             patch.setattr(vault, "record", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 vault.publish(wanted, {})
-        assert not is_published(vault, wanted)
+        assert not is_published(vault, store_form(wanted))
         vault.publish(wanted, {})
-        assert is_published(vault, wanted)
+        assert is_published(vault, store_form(wanted))
 
 
 @pytest.mark.parametrize(

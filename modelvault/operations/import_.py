@@ -244,7 +244,7 @@ def _install(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job, fr
     steps: list[EngineStep] = []
     try:
         with vault.holding(), in_words():
-            if not is_published(vault, entry.stored.model):
+            if not is_published(vault, entry.stored):
                 raise ModelvaultError(
                     f"{entry.name} was replaced in the vault by another import meanwhile: that one is installed, not this",
                     hint="`modelvault show MODEL` says what the vault holds, and where it is installed",

@@ -23,8 +23,9 @@ def publish_fetched(
 
     A crash at any point leaves at worst blobs that no model refers to. Raises ``VaultLocked`` or ``NoSpace``.
     """
+    wanted = modelpack.store_form(model)
     with vault.publishing():
-        listed = is_published(vault, model)
+        listed = is_published(vault, wanted)
         lacking = {item.sha256: item.data for item in fetched if not vault.store.has(item.sha256, item.size)}
         for digest, data in lacking.items():
             vault.store.publish_blob(data, digest)
@@ -33,24 +34,20 @@ def publish_fetched(
                 f"{gone[0]}: another process freed it from the vault meanwhile",
                 hint="run the same command again: only that file is brought once more",
             )
-        stored = (
-            modelpack.store_form(model)
-            if listed
-            else vault.publish(model, reports, {"revision": revision} if revision else None)
-        )
+        stored = wanted if listed else vault.publish(model, reports, {"revision": revision} if revision else None)
         for item in fetched:
             transfers.discard(item)
         return stored, listed and not lacking
 
 
-def is_published(vault: Vault, model: Model) -> bool:
+def is_published(vault: Vault, wanted: StoredModel) -> bool:
     """Whether the layout and the registry list exactly this model, recipe included, under this name."""
-    wanted = modelpack.store_form(model)
+    name = wanted.model.name
     try:
-        stored = vault.store.find(model.name)
+        stored = vault.store.find(name)
     except ModelvaultError:
         return False  # its documents are damaged: published again, they are mended
     if stored != wanted:
         return False
-    row = vault.registry.model(model.name)
+    row = vault.registry.model(name)
     return row is not None and row.manifest == wanted.manifest

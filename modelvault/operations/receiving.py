@@ -208,9 +208,7 @@ def _complete(order: Order, refused: Mapping[ModelName, ModelvaultError]) -> boo
 
 def is_here(vault: Vault, entry: ModelEntry) -> bool:
     """Whether a model is in the vault, listed and whole."""
-    return all(vault.store.has(blob.digest, blob.size) for blob in entry.blobs) and is_published(
-        vault, entry.stored.model
-    )
+    return all(vault.store.has(blob.digest, blob.size) for blob in entry.blobs) and is_published(vault, entry.stored)
 
 
 def _is_recorded(vault: Vault, order: Order) -> bool:
@@ -296,14 +294,15 @@ def _publish_model(
         path = _place(vault, entry, blob, staged)
         if path != vault.store.blob_path(blob.digest):
             vault.store.publish_blob(path, blob.digest)
-    if not is_published(vault, entry.stored.model):
+    if not is_published(vault, entry.stored):
         index, signer = order.bundle.index, order.bundle.signer
         brought_by = {
             "label": index.label,
             "sequence": index.sequence,
             "key": signer.fingerprint if signer else None,
         }
-        vault.publish(entry.stored.model, report.reports, {"bundle": brought_by})
+        documents = entry.manifest, entry.config
+        vault.publish(entry.stored.model, report.reports, {"bundle": brought_by}, documents)
         record_scan(vault, entry.name, report.advice)
 
 

@@ -14,6 +14,7 @@ from imports import whole_in_ollama
 from machines import Machine, only_bundle, small_disk, trust
 from make_models import make_gguf_repository
 
+from modelvault.artifact import Digest, ModelName
 from modelvault.results.installs import Outcome
 from modelvault.vault import RESERVE, Vault
 
@@ -136,6 +137,31 @@ def test_records_of_later_versions(world: World) -> None:
         error = world.server.json(*command, "--engine", world.ollama, code=13).document["error"]
         assert "record of the install foo:q8_0" in error["message"]
         assert "registry rebuild" in error["hint"]
+
+
+def test_a_manifest_of_a_later_version(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
+    """Breaks if what this version does not know in a signed manifest is dropped: the model listed would be another than the one signed."""
+    pc, server, drive = machine("pc"), machine("server"), tmp_path / "drive"
+    drive.mkdir()
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    with Vault.existing(pc.vault) as vault:
+        stored = vault.model(ModelName("tiny"))
+        document = json.loads(vault.store.read_document(stored.manifest))
+        config = vault.store.read_document(Digest.parse(document["config"]["digest"]))
+        document["annotations"]["dev.modelvault.of-tomorrow"] = "1"
+        with vault.publishing():
+            signed = vault.publish(stored.model, {}, documents=(json.dumps(document).encode(), config))
+    assert signed.manifest != stored.manifest
+    pc.run("bundle", "--to", drive)
+    trust(server, pc, only_bundle(drive))
+    for new in (True, False):
+        (imported,) = server.json("import", only_bundle(drive)).result["imports"]
+        assert bool(imported["models"][0]["new_bytes"]) is new
+        assert server.json("gc").result["blobs"] == 0
+    server.run("verify")
+    server.run("registry", "rebuild")
+    (listed,) = server.json("list").result["models"]
+    assert listed["manifest"] == str(signed.manifest)
 
 
 def test_a_plan_knows_what_is_not_here(world: World) -> None:
