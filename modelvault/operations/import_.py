@@ -17,7 +17,8 @@ from modelvault.operations.finding import find_bundles
 from modelvault.operations.fitting import unheld
 from modelvault.operations.import_outcomes import Fared, because, foretold, placed, raise_failures, refused, summary_of
 from modelvault.operations.install import Placement, Step, do_step, plan_step, with_needed_code
-from modelvault.operations.papers import require_place
+from modelvault.operations.keys import require_site
+from modelvault.operations.papers import require_place, require_writable
 from modelvault.operations.placing import Job, jobs_for
 from modelvault.operations.publishing import is_published
 from modelvault.operations.receipt import write_receipt
@@ -80,7 +81,8 @@ def import_bundles(vault: Vault, request: ImportRequest, progress: Progress) -> 
     model's own error.
     """
     if request.receipt is not None:
-        require_place(request.receipt)
+        require_site(vault, request.site)
+        (require_place if request.dry_run else require_writable)(request.receipt)
     vault.store.entries()  # a list that is damaged shall not be met only when hours of reading are over
     jobs = jobs_for(vault, _orders(vault, request, progress), request.placement)
     coming: set[Digest] = set()

@@ -66,6 +66,14 @@ def site_signer(vault: Vault, name: str | None) -> tuple[Signer, bool]:
     return vault.keys.signer(wanted, Role.RECEIPT), False
 
 
+def require_site(vault: Vault, name: str | None) -> None:
+    """Raise what ``site_signer`` would, before hours of work; no key is made."""
+    if vault.keys.own(Role.RECEIPT):
+        site_signer(vault, name)
+    else:
+        check_site(name or site_name(vault))
+
+
 def trust_key(
     vault: Vault, file: Path, name: str | None, fingerprint: Callable[[], str | None], role: Role = Role.BUNDLE
 ) -> KeysResult:

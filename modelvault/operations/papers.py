@@ -1,5 +1,6 @@
 """Receipts and requests as files: written beside their signatures, read only from those who may sign them."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from modelvault import fsio
 from modelvault.bundle.index import SIGNATURE_SIZE
 from modelvault.bundle.papers import MAX_PAPER, Receipt, Request, refused
 from modelvault.errors import TrustRefused, UsageProblem
+from modelvault.filesystem import no_space_at
 from modelvault.keys import KeyInfo, KeyRing, Role, Signer
 from modelvault.operations.trust import how_to_trust
 from modelvault.vault import Vault
@@ -106,10 +108,32 @@ def write_paper(path: Path, name: str, raw: bytes, signer: Signer) -> Path:
 
 
 def require_place(path: Path) -> None:
-    """Raise ``UsageProblem`` unless a paper can be written to ``path``: better before hours of work than after."""
+    """Raise ``UsageProblem`` unless ``path`` names a place for a paper."""
     if not path.is_dir() and (not path.parent.is_dir() or path.suffix != ".json"):
         raise UsageProblem(
             f"{path} is no directory, nor a file to be that ends in .json",
             hint="mount the drive, or make the directory first",
             path=str(path),
         )
+
+
+def require_writable(path: Path) -> None:
+    """Write to ``path`` on trial, and leave nothing there: what is wrong with the place is better met before hours of work than after.
+
+    Raises ``UsageProblem`` for a place that is none or cannot be written to, ``NoSpace``.
+    """
+    require_place(path)
+    directory = path if path.is_dir() else path.parent
+    trial = fsio.temporary_beside(directory / "paper")
+    try:
+        with no_space_at(directory):
+            trial.write_bytes(b"\0")
+    except OSError as error:
+        raise UsageProblem(
+            f"cannot write to {directory}: {(error.strerror or str(error)).lower()}",
+            hint="mount the drive so that it can be written to, or name another place",
+            path=str(directory),
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelvault.artifact import Digest
@@ -13,11 +13,11 @@ from modelvault.bundle.ranges import Ranges
 from modelvault.bundle.reader import OpenBundle
 from modelvault.bundle.receive import volumes_wanted
 from modelvault.bundle.staging import Staging
-from modelvault.errors import DigestMismatch, UsageProblem
+from modelvault.errors import DigestMismatch, ModelvaultError, UsageProblem, in_words
 from modelvault.operations.delivery import Delivery, VolumesWanted, gather, staging_of
 from modelvault.operations.finding import find_one
-from modelvault.operations.keys import site_signer
-from modelvault.operations.papers import require_place, write_paper
+from modelvault.operations.keys import require_site, site_signer
+from modelvault.operations.papers import require_writable, write_paper
 from modelvault.operations.trust import FINISH
 from modelvault.progress import Progress
 from modelvault.results.bundles import Damage, ModelLine, RequestWritten, VerifyResult, VolumeLine
@@ -42,19 +42,24 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
 
     A vault that does not exist trusts nobody, and is made only to sign a request. Raises ``TrustRefused`` for a bundle that nobody
     trusted signed, unless that is allowed; ``DigestMismatch`` with the result if anything is damaged; ``BundleUnfinished`` if volumes were
-    not written yet, ``VolumesWanted`` if some are not here; ``UsageProblem`` if there is no bundle, or several.
+    not written yet, ``VolumesWanted`` if some are not here; ``UsageProblem`` if there is no bundle, or several, or where a request could not
+    be written, before anything is read. One that cannot be written all the same raises with the result.
     """
     begun = time.monotonic()
     if wish.request is not None:
-        require_place(wish.request)
+        require_site(vault, wish.site)
+        require_writable(wish.request)
     delivery = _only(vault, wish)
     bundle = delivery.bundle
+    if wish.request is not None and bundle.index.patches is not None:
+        raise UsageProblem(
+            f"{bundle.places[0]} is a patch: a request is for the bundle that it mends",
+            hint="give the path of that bundle along with it",
+        )
     check = verify_bundle(bundle, progress, patches=delivery.patches)
     there = _together(check.good, _held(vault, bundle, thorough=wish.request is not None))
     wanted = {blob.digest for blob in bundle.index.blobs if not there[blob.digest].covers(0, blob.size)}
     volumes = volumes_wanted(bundle.index, wanted, there)
-    request = _request(vault, wish, bundle, there) if wish.request is not None else None
-    unwanted = ("nothing is wanted: no request was written",) if wish.request is not None and request is None else ()
     mended, damage = _sorted_out(delivery, check)
     result = VerifyResult(
         subject=" ".join(str(place) for place in bundle.places),
@@ -67,9 +72,10 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
         mended=mended,
         volumes=tuple(_volume_lines(delivery, check, {number for each in volumes.values() for number in each})),
         models=tuple(_model_lines(bundle, check, volumes)),
-        request=request,
-        warnings=(*delivery.warnings, *unwanted),
+        warnings=delivery.warnings,
     )
+    if wish.request is not None:
+        result = _with_request(vault, wish, bundle, there, result)
     return _judged(delivery, check, result)
 
 
@@ -106,25 +112,34 @@ def _together(good: Mapping[Digest, Ranges], held: Mapping[Digest, Ranges]) -> d
     return there
 
 
-def _request(vault: Vault, wish: Wish, bundle: OpenBundle, there: Mapping[Digest, Ranges]) -> RequestWritten | None:
-    """Write down, signed by this site, what is wanted; ``None`` if that is nothing."""
+def _with_request(
+    vault: Vault, wish: Wish, bundle: OpenBundle, there: Mapping[Digest, Ranges], result: VerifyResult
+) -> VerifyResult:
+    """Write down what is wanted; what is wrong with that hides nothing of what hours of reading found."""
     pieces = merged(
         Span(blob.digest, offset, length)
         for blob in bundle.index.blobs
         for offset, length in there[blob.digest].gaps(0, blob.size)
     )
     if wish.request is None or not pieces:
-        return None
-    if bundle.index.patches is not None:
-        raise UsageProblem(
-            f"{bundle.places[0]} is a patch: a request is for the bundle that it mends",
-            hint="give the path of that bundle along with it",
-        )
+        return replace(result, warnings=(*result.warnings, "nothing is wanted: no request was written"))
+    try:
+        with in_words():
+            return replace(result, request=_request(vault, wish.request.absolute(), wish.site, bundle, pieces))
+    except ModelvaultError as error:
+        error.result = result
+        raise
+
+
+def _request(
+    vault: Vault, place: Path, site: str | None, bundle: OpenBundle, pieces: tuple[Span, ...]
+) -> RequestWritten:
+    """Sign the request as this site, and write it."""
     vault.create()
-    signer, made = site_signer(vault, wish.site)
+    signer, made = site_signer(vault, site)
     index = bundle.index
     request = Request(signer.name, bundle.digest, index.label, index.sequence, pieces)
-    path = write_paper(wish.request.absolute(), request.file_name, encode_request(request), signer)
+    path = write_paper(place, request.file_name, encode_request(request), signer)
     size = sum(piece.length for piece in pieces)
     return RequestWritten(path, signer.name, len(pieces), size, signer.fingerprint, signer.info.spelled, made)
 
