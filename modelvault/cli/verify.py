@@ -107,12 +107,19 @@ def lines(result: "VerifyResult") -> Iterator[str]:
 
 _STATES = {"present": "present", "damaged": "damaged", "mended": _MENDED, "missing": "missing"}
 
+_MODEL_STATES = {
+    "present": "all here",
+    "held": "the rest of it has arrived already",
+    "incomplete": "the bundle leaves out what this vault does not have",
+}
+
 
 def _state_lines(result: "VerifyResult") -> Iterator[str]:
     """Show what is here of a bundle, unless that is all of it."""
     from modelvault.bundle.index import name_volumes
 
-    if all(volume.state == "present" for volume in result.volumes):
+    incomplete = any(model.state == "incomplete" for model in result.models)
+    if all(volume.state == "present" for volume in result.volumes) and not incomplete:
         return
     for state, words in _STATES.items():
         if numbers := [volume.number for volume in result.volumes if volume.state == state]:
@@ -121,7 +128,7 @@ def _state_lines(result: "VerifyResult") -> Iterator[str]:
         if model.state == "wanted":
             yield f"{model.name}: still wanted from {name_volumes(model.volumes)}"
         else:
-            yield f"{model.name}: {'all here' if model.state == 'present' else 'the rest of it has arrived already'}"
+            yield f"{model.name}: {_MODEL_STATES[model.state]}"
 
 
 def request_lines(request: "RequestWritten") -> Iterator[str]:

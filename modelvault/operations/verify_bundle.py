@@ -61,6 +61,7 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
     wanted = {blob.digest for blob in bundle.index.blobs if not there[blob.digest].covers(0, blob.size)}
     volumes = volumes_wanted(bundle.index, wanted, there)
     mended, damage = _sorted_out(delivery, check)
+    lacking = [blob.digest for blob in bundle.index.base if not vault.store.has(blob.digest, blob.size)]
     result = VerifyResult(
         subject=" ".join(str(place) for place in bundle.places),
         signer=bundle.signer.name if bundle.signer else None,
@@ -71,8 +72,8 @@ def verify_paths(vault: Vault, wish: Wish, progress: Progress) -> VerifyResult:
         damage=damage,
         mended=mended,
         volumes=tuple(_volume_lines(delivery, check, {number for each in volumes.values() for number in each})),
-        models=tuple(_model_lines(bundle, check, volumes)),
-        warnings=delivery.warnings,
+        models=tuple(_model_lines(bundle, check, volumes, lacking)),
+        warnings=(*delivery.warnings, *_of_base(bundle, lacking)),
     )
     if wish.request is not None:
         result = _with_request(vault, wish, bundle, there, result)
@@ -160,13 +161,27 @@ def _sound(check: BundleCheck, member: Member) -> bool:
 
 
 def _model_lines(
-    bundle: OpenBundle, check: BundleCheck, volumes: Mapping[Digest, tuple[int, ...]]
+    bundle: OpenBundle, check: BundleCheck, volumes: Mapping[Digest, tuple[int, ...]], lacking: Sequence[Digest]
 ) -> Iterator[ModelLine]:
+    elsewhere = check.bad | {blob.digest for blob in bundle.index.base}
     for entry in bundle.index.models:
         needed = {blob.digest for blob in entry.blobs}
         numbers = sorted({number for blob in needed & volumes.keys() for number in volumes[blob]})
-        state = "wanted" if numbers else "held" if needed & check.bad else "present"
+        if numbers:
+            state = "wanted"
+        elif not needed.isdisjoint(lacking):
+            state = "incomplete"
+        else:
+            state = "present" if needed.isdisjoint(elsewhere) else "held"
         yield ModelLine(entry.name.text, state, tuple(numbers))
+
+
+def _of_base(bundle: OpenBundle, lacking: Sequence[Digest]) -> Iterator[str]:
+    """Say what a thin bundle leaves out that is not here either."""
+    if lacking:
+        named = ", ".join(map(bundle.index.called, lacking[:_MOST_FILES]))
+        more = f" and {len(lacking) - _MOST_FILES} more" if len(lacking) > _MOST_FILES else ""
+        yield f"the bundle leaves out what this vault does not have: {named}{more}; only a site that has it can import it"
 
 
 def _judged(delivery: Delivery, check: BundleCheck, result: VerifyResult) -> VerifyResult:

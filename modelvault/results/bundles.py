@@ -76,7 +76,10 @@ class VolumeLine:
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
-    """A model of a bundle: ``present`` on these drives, ``held`` since the vault has the rest of it, or ``wanted``, and from which volumes."""
+    """A model of a bundle: ``present`` on these drives, ``held`` since the vault has the rest of it, or ``wanted``, and from which volumes.
+
+    One that is ``incomplete`` wants nothing from the volumes, but its bundle is thin: it leaves out files that the vault does not have.
+    """
 
     name: str
     state: str

@@ -364,7 +364,7 @@ def test_a_patch_of_another_bundle(
 
 
 def test_thin_bundles(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
-    """Breaks if a bundle that leaves out what the site holds does not install there, or is begun where that is not whole."""
+    """Breaks if a bundle that leaves out what the site holds does not install there, or passes for whole where that is not."""
     pc, server, stranger = machine("pc"), machine("server"), machine("stranger")
     drive, back = tmp_path / "drive", tmp_path / "back"
     drive.mkdir()
@@ -389,6 +389,13 @@ def test_thin_bundles(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path
     assert sum(path.stat().st_size for path in thin.glob("volume-*.zst")) < 50_000
 
     before = sorted(path for path in stranger.vault.rglob("*"))
+    verified = stranger.json("verify", thin)
+    assert [model["state"] for model in verified.result["models"]] == ["incomplete"]
+    assert any("tiny-Q8_0.gguf of second" in warning for warning in verified.document["warnings"])
+    assert "second: the bundle leaves out what this vault does not have" in stranger.run("verify", thin).out
+    verified = server.json("verify", thin)
+    assert [model["state"] for model in verified.result["models"]] == ["held"]
+    assert not verified.document["warnings"]
     error = stranger.json("import", thin, code=10).document["error"]
     assert error["code"] == "base-incomplete"
     assert "tiny-Q8_0.gguf of second" in error["message"]
