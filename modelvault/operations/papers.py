@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from modelvault import fsio
+from modelvault.bundle.drive import put
 from modelvault.bundle.index import SIGNATURE_SIZE
 from modelvault.bundle.papers import MAX_PAPER, Receipt, Request, refused
 from modelvault.errors import TrustRefused, UsageProblem
@@ -101,9 +102,9 @@ def write_paper(path: Path, name: str, raw: bytes, signer: Signer) -> Path:
     if len(raw) > MAX_PAPER:
         raise UsageProblem(f"{name} would have {len(raw):,} bytes, more than the {MAX_PAPER:,} that it may have")
     file = place_of(path, name)
-    fsio.atomic_write(file.with_name(f"{signer.name}.pub"), signer.public_pem)
-    fsio.atomic_write(file.with_name(f"{file.name}.sig"), signer.sign(raw))
-    fsio.atomic_write(file, raw)
+    put(file.parent, f"{signer.name}.pub", signer.public_pem)
+    put(file.parent, f"{file.name}.sig", signer.sign(raw))
+    put(file.parent, file.name, raw)
     return file
 
 

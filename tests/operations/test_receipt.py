@@ -1,6 +1,8 @@
 """Receipts and requests as files, between an isolated and a connected vault; and what a bundle leaves out for them."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -21,7 +24,7 @@ from modelvault.errors import ModelvaultError, TrustRefused, UsageProblem, Vault
 from modelvault.keys import KeyRing, Role, Signer
 from modelvault.locks import FileLock
 from modelvault.operations.contents import BundleUnknown, answer, held_by, keep_index, selection
-from modelvault.operations.keys import new_key, revoke_key, site_signer, trust_key
+from modelvault.operations.keys import make_key, new_key, revoke_key, site_signer, trust_key
 from modelvault.operations.papers import write_paper
 from modelvault.operations.receipt import add_receipt, list_receipts, show_receipt, write_receipt
 from modelvault.vault import Vault
@@ -121,6 +124,17 @@ def test_places_for_a_receipt(lab: Vault, drive: Path) -> None:
     for bad in (drive / "absent" / "x.json", drive / "absent", drive / "notes.txt"):
         refused(lambda bad=bad: write_receipt(lab, bad), UsageProblem, 2, "no directory")  # type: ignore[misc]
     assert sorted(path.name for path in drive.iterdir()) == ["lab.pub", "mine.json", "mine.json.sig"]
+
+
+def test_a_stick_that_knows_no_modes(lab: Vault, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if a paper cannot be written to a FAT or exFAT stick that root mounted: nobody else may set a mode there."""
+    make_key(lab, "lab", Role.RECEIPT)
+
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError(errno.EPERM, "operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    assert write_receipt(lab, drive).path.exists()
 
 
 def test_site_names(lab: Vault, drive: Path) -> None:
