@@ -184,8 +184,9 @@ def read_uncached(path: Path) -> Pieces:
     # Not closed but left to its last view: an exception on its way still holds the piece that it is about.
     buffer = memoryview(mmap.mmap(-1, _PIECE))
     with _open_uncached(path) as descriptor:
-        offset = 0
-        while count := os.preadv(descriptor, [buffer], offset):
+        offset, size = 0, os.fstat(descriptor).st_size
+        # The end is not looked for by a read there: it need not be aligned, and Linux before 5.10 answers EINVAL.
+        while offset < size and (count := os.preadv(descriptor, [buffer], offset)):
             yield buffer[:count]
             offset += count
 
