@@ -149,7 +149,7 @@ def _orders(vault: Vault, request: ImportRequest, progress: Progress) -> list[Or
     for delivery in in_turn(deliveries, named, marks, progress):
         check_news(vault, delivery.bundle, allow_older=request.allow_older)
         entries = tuple(delivery.bundle.index.model(name) for name in request.only) or delivery.bundle.index.models
-        order = Order(delivery, entries, not request.only, request.allow_older, progress)
+        order = Order(delivery, entries, request.allow_older, progress)
         orders.append(admit(vault, order, acceptable=request.accept_license))
     return orders
 

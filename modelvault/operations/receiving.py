@@ -18,7 +18,7 @@ from modelvault.errors import DigestMismatch, ModelvaultError, NoSpace, PolicyRe
 from modelvault.inspect import ModelReport, inspect_model
 from modelvault.locks import locked_directory
 from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
-from modelvault.operations.judging import record_scan, require_inspected
+from modelvault.operations.judging import record_scan, refused_unseen, require_inspected
 from modelvault.operations.publishing import is_published
 from modelvault.operations.trust import FINISH, check_news
 from modelvault.policy import Candidate
@@ -36,11 +36,10 @@ class BaseIncomplete(SourceUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted of a delivery; ``whole`` if it is every model, but those that the policy has ``refused`` unseen."""
+    """What is wanted of a delivery: ``entries``, less those that the policy has ``refused`` unseen."""
 
     delivery: Delivery
     entries: tuple[ModelEntry, ...]
-    whole: bool
     allow_older: bool
     progress: Progress
     refused: tuple[tuple[ModelEntry, PolicyRefused], ...] = ()
@@ -167,7 +166,7 @@ class Published:
 
 
 def publish(vault: Vault, order: Order, received: Received) -> Published:
-    """Publish every model that is whole, and remember the bundle if all are that the policy lets in.
+    """Publish every model that is whole, and remember the bundle if with them all are here that the policy lets in.
 
     Raises ``TrustRefused`` if a newer bundle was imported meanwhile, ``VaultLocked`` or ``NoSpace``.
     """
@@ -180,8 +179,8 @@ def publish(vault: Vault, order: Order, received: Received) -> Published:
         except ModelvaultError as error:
             refused[entry.name] = error
     said = tuple(f"{name}: {warning}" for name, report in reports.items() for warning in report.advice.warnings)
-    if all(entry.name in refused or is_here(vault, entry) for entry in order.entries) and not (
-        _complete(order, refused) and not _is_recorded(vault, order)
+    if all(entry.name in refused or is_here(vault, entry) for entry in order.entries) and not _news(
+        vault, order, refused
     ):
         return Published(refused, said)
     with vault.publishing():
@@ -195,15 +194,23 @@ def publish(vault: Vault, order: Order, received: Received) -> Published:
                     _publish_model(vault, order, entry, received.blobs, reports[entry.name])
             except ModelvaultError as error:
                 refused[entry.name] = error
-        if _complete(order, refused) and not _is_recorded(vault, order):
-            _record(vault, order, refused)
+        if models := _news(vault, order, refused):
+            _record(vault, order, models)
     return Published(refused, said)
 
 
-def _complete(order: Order, refused: Mapping[ModelName, ModelvaultError]) -> bool:
-    """Whether nothing of the bundle is still to come. What the policy refuses never will, and must not leave older bundles admitted."""
-    only_policy = all(isinstance(error, PolicyRefused) for error in refused.values())
-    return order.whole and only_policy and len(refused) < len(order.entries)
+def _news(vault: Vault, order: Order, refused: Mapping[ModelName, ModelvaultError]) -> tuple[ModelName, ...]:
+    """Name the models of a bundle of which nothing is still to come, whichever runs brought them, unless that is on record.
+
+    What the policy refuses never comes, and must not leave older bundles admitted.
+    """
+    if _is_recorded(vault, order) or not all(isinstance(error, PolicyRefused) for error in refused.values()):
+        return ()
+    models, wanted = order.bundle.index.models, {entry.name for entry in order.entries}
+    others = [entry.stored.model for entry in models if entry.name not in wanted]
+    never = refused.keys() | refused_unseen(vault, others, acceptable=False).keys()
+    due = [entry for entry in models if entry.name not in never]
+    return tuple(entry.name for entry in due) if all(is_here(vault, entry) for entry in due) else ()
 
 
 def is_here(vault: Vault, entry: ModelEntry) -> bool:
@@ -217,7 +224,7 @@ def _is_recorded(vault: Vault, order: Order) -> bool:
     return order.bundle.digest.hex in known
 
 
-def _record(vault: Vault, order: Order, refused: Collection[ModelName]) -> None:
+def _record(vault: Vault, order: Order, models: Collection[ModelName]) -> None:
     """Remember a complete import: what is older is refused from now on."""
     bundle = order.bundle
     vault.record(
@@ -228,7 +235,7 @@ def _record(vault: Vault, order: Order, refused: Collection[ModelName]) -> None:
             "sequence": bundle.index.sequence,
             "key": bundle.signer.fingerprint if bundle.signer else None,
             "path": str(order.delivery.path),
-            "models": [str(entry.name) for entry in order.entries if entry.name not in refused],
+            "models": list(map(str, models)),
         },
     )
 

@@ -41,8 +41,11 @@ class World:
 
     def events(self, kind: str) -> int:
         """How many events of a kind the server's log has."""
-        lines = (self.server.vault / "events.jsonl").read_text().splitlines()
-        return sum(json.loads(line)["kind"] == kind for line in lines)
+        return sum(json.loads(line)["kind"] == kind for line in self.log())
+
+    def log(self) -> list[str]:
+        """The lines of the server's log."""
+        return (self.server.vault / "events.jsonl").read_text().splitlines()
 
 
 def fates(outcome: dict[str, Any]) -> dict[str, str]:
@@ -121,6 +124,22 @@ def test_repetitions_are_no_history(world: World) -> None:
     next((world.server.root / "ollama/manifests").rglob("q8_0")).unlink()
     world.server.run("install", ALICE, "--engine", world.ollama)
     assert world.events("install") == 2
+
+
+def test_a_bundle_that_came_model_by_model(world: World, tmp_path: Path) -> None:
+    """Breaks if nothing protects from older bundles after the newest one came in parts, each with `--only`."""
+    world.server.run("import", world.bundle, "--only", ALICE)
+    assert world.events("bundle-imported") == 0
+    world.server.run("import", world.bundle, "--only", BOB)
+    assert world.events("bundle-imported") == 1
+    for options in ((), ("--only", BOB)):
+        world.server.run("import", world.bundle, *options)
+    (record,) = (json.loads(line) for line in world.log() if '"bundle-imported"' in line)
+    assert record["data"]["models"] == [ALICE, BOB]
+    pc, older = Machine(Path(shutil.copytree(world.pc.root, tmp_path / "pc"))), tmp_path / "older"
+    older.mkdir()
+    pc.run("bundle", "--to", older, "--sequence", "1")
+    assert "sequence 1" in world.server.run("import", only_bundle(older), code=14).err
 
 
 def test_records_of_later_versions(world: World) -> None:

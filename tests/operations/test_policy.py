@@ -352,6 +352,16 @@ def test_a_refused_model_stops_no_other(world: World, tmp_path: Path, policy: st
     assert server.models() == {MODEL, OTHER}
 
 
+def test_what_is_refused_is_not_waited_for(world: World, tmp_path: Path) -> None:
+    """Breaks if older bundles stay admitted after `--only` brought all that the policy lets in."""
+    shutil.copytree(world.server.root, tmp_path / "server")
+    server = Machine(tmp_path / "server")
+    (server.vault / "policy.toml").write_text('organizations = ["good"]')
+    server.run("import", world.bundle, "--only", OTHER)
+    events = [json.loads(line) for line in (server.vault / "events.jsonl").read_text().splitlines()]
+    assert [event["data"]["models"] for event in events if event["kind"] == "bundle-imported"] == [[OTHER]]
+
+
 # ── licenses ──
 
 
