@@ -7,13 +7,11 @@ from pathlib import PurePosixPath
 
 from modelvault.artifact import FileSpec, Model
 from modelvault.errors import EngineRefused, UsageProblem
+from modelvault.formats import gguf_names
+from modelvault.formats.gguf_names import models_among, projector_among
 from modelvault.formats.modelfile import Modelfile
 
 _SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-_PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix|draft)(?:[^a-z]|$)", re.IGNORECASE)
-_DRAFT = re.compile(r"(?:mtp|dspark|dflash)-")
-_F16 = re.compile(r"(?:^|[^b])f16", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +32,18 @@ def gguf_files(model: Model) -> list[FileSpec]:
 def choose_parts(model: Model, modelfile: Modelfile, who: str = "Ollama") -> Parts:
     """Sort a model's GGUF files for the engine ``who``. Raises ``EngineRefused`` with the reason alone as its message; ``UsageProblem`` for a wrong ADAPTER.
 
-    A projector is known by ``mmproj`` in its name, an adapter by the Modelfile's ADAPTER. Draft models, and files with ``lora``,
-    ``adapter``, ``draft`` or ``imatrix`` as a word of their name, are never taken for the model where others are there.
+    Which is what follows from their names (``formats.gguf_names``), and an adapter from the Modelfile's ADAPTER.
     """
     files = gguf_files(model)
     if not files:
         raise EngineRefused(f"{who} takes GGUF files, and this model has none")
     adapter = _adapter(model, modelfile)
     rest = [file for file in files if file != adapter]
-    projectors = [file for file in rest if is_projector(file)]
-    aside = [file for file in rest if file not in projectors and (_ASIDE.search(base_name(file)) or is_draft(file))]
-    weights = [file for file in rest if file not in projectors and file not in aside]
-    if not weights:
-        weights, aside = aside, []
-    projector = next(
-        (file for file in projectors if _F16.search(base_name(file))), projectors[0] if projectors else None
-    )
-    unused = [file for file in (*projectors, *aside) if file != projector]
+    by_path = {file.path: file for file in rest}
+    weights = [by_path[path] for path in models_among(tuple(by_path))]
+    chosen = projector_among(tuple(by_path))
+    projector = by_path[chosen] if chosen else None
+    unused = [file for file in rest if file not in weights and file != projector]
     return Parts(_whole(weights, who), projector, adapter, tuple(unused))
 
 
@@ -72,20 +65,28 @@ def loaded_files(model: Model) -> tuple[FileSpec, ...]:
 
 
 def served_gguf(paths: Iterable[str]) -> str | None:
-    """Choose from the files of an install the one that an engine is to be told: the first shard, no projector and no draft."""
-    found = sorted(path for path in paths if path.lower().endswith(".gguf"))
-    names = {path: PurePosixPath(path).name for path in found}
-    return next((path for path in found if not _PROJECTOR.search(names[path]) and not _DRAFT.match(names[path])), None)
+    """Choose from the files of an install the one that an engine is to be told: the first shard of the model."""
+    # By their own names: directories above them are the model's and the machine's.
+    by_name = {PurePosixPath(path).name: path for path in sorted(paths, reverse=True)}
+    models = models_among(sorted(by_name))
+    return by_name[models[0]] if models else None
+
+
+def served_projector(paths: Iterable[str]) -> str | None:
+    """Choose from the files of an install the projector, if there is one."""
+    by_name = {PurePosixPath(path).name: path for path in sorted(paths, reverse=True)}
+    projector = projector_among(sorted(by_name))
+    return by_name[projector] if projector else None
 
 
 def is_projector(file: FileSpec) -> bool:
     """Tell a projector by its name, as llama.cpp does."""
-    return bool(_PROJECTOR.search(base_name(file)))
+    return gguf_names.is_projector(file.path)
 
 
 def is_draft(file: FileSpec) -> bool:
-    """Tell by its name whether a file is a draft model, which llama.cpp takes for the one beside it (common/preset.cpp)."""
-    return bool(_DRAFT.match(base_name(file)))
+    """Tell by its name whether a file is a draft model, which llama.cpp takes for the one beside it."""
+    return gguf_names.is_draft(file.path)
 
 
 def base_name(file: FileSpec) -> str:

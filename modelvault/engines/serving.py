@@ -14,6 +14,7 @@ from typing import Protocol
 
 from modelvault.engines.base import InstallRecord, Owner, Surroundings
 from modelvault.engines.completion import Completion
+from modelvault.engines.gguf_parts import served_gguf, served_projector
 from modelvault.engines.http_client import Server
 from modelvault.engines.ollama_client import OllamaClient, own_address
 from modelvault.engines.openai_client import OpenAiClient
@@ -169,17 +170,16 @@ def _llama_server(record: InstallRecord, program: str, address: str) -> Launch:
     def ready() -> bool:
         return server.status("/health") == HTTPStatus.OK
 
-    ggufs = sorted(file.path for file in record.files if file.path.lower().endswith(".gguf"))
-    projectors = [path for path in ggufs if "mmproj" in PurePosixPath(path).name.lower()]
-    weights = [path for path in ggufs if path not in projectors]
-    if not weights:
+    paths = [file.path for file in record.files]
+    weights, projector = served_gguf(paths), served_projector(paths)
+    if weights is None:
         raise UsageProblem(
             f"{record.installed_name} has no GGUF file, and llama.cpp loads nothing else",
             hint="start its server yourself, and say where it listens: --url http://127.0.0.1:PORT",
         )
     command = [program, "--offline", "--host", _LOOPBACK, "--port", address.rpartition(":")[2]]
-    command += ["--model", str(Path(record.directory, weights[0])), "--alias", record.installed_name]
-    command += ["--mmproj", str(Path(record.directory, projectors[0]))] if projectors else []
+    command += ["--model", str(Path(record.directory, weights)), "--alias", record.installed_name]
+    command += ["--mmproj", str(Path(record.directory, projector))] if projector else []
     return Launch("llama.cpp", (*command, "--ctx-size", _CONTEXT), ready, user=_user_for(record))
 
 

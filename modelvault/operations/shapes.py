@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modelvault.artifact import ModelName, SourceFile, TensorInfo
 from modelvault.errors import InvalidModelFile, UsageProblem
@@ -12,6 +12,7 @@ from modelvault.fit.shape import Shape
 from modelvault.fit.transformers_shape import transformers_shape
 from modelvault.formats.cursor import Readable
 from modelvault.formats.gguf import read_gguf_header
+from modelvault.formats.gguf_names import is_gguf, is_projector, models_among
 from modelvault.formats.shards import shard_sets
 from modelvault.inspect.documents import parse_object, read_all
 from modelvault.inspect.quantization import read_quantization
@@ -19,7 +20,7 @@ from modelvault.inspect.safetensors import read_safetensors_header
 from modelvault.progress import Progress
 from modelvault.sources import Snapshot, Source
 from modelvault.sources.folder import FolderSource
-from modelvault.sources.quantizations import is_projector, sets
+from modelvault.sources.quantizations import sets
 from modelvault.sources.remote_file import RemoteFile
 from modelvault.sources.selection import Wish, select
 from modelvault.vault import Vault
@@ -104,7 +105,7 @@ def described_remote(name: str, snapshot: Snapshot, wish: Wish, source: Source, 
 
 
 def _described(name: str, files: Sequence[_File]) -> Described:
-    ggufs = sorted((file for file in files if file.path.lower().endswith(".gguf")), key=lambda file: file.path)
+    ggufs = sorted((file for file in files if is_gguf(file.path)), key=lambda file: file.path)
     if ggufs:
         return Described(name, _gguf(ggufs), gguf=True)
     weights = [
@@ -121,11 +122,11 @@ def _described(name: str, files: Sequence[_File]) -> Described:
 
 
 def _gguf(files: Sequence[_File]) -> Shape:
-    models = [file for file in files if not is_projector(PurePosixPath(file.path).name)] or list(files)
-    sets = shard_sets(file.path for file in models)
-    first = set(sets[0].files) if sets else {models[0].path}
+    models = models_among([file.path for file in files]) or [file.path for file in files]
+    sets = shard_sets(models)
+    first = set(sets[0].files) if sets else {models[0]}
     headers = []
-    for file in models:
+    for file in files:
         if file.path in first:
             with file.open() as reader:
                 headers.append(read_gguf_header(reader, file.size, name=file.path))

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from modelvault.artifact import SourceFile
 from modelvault.errors import UsageProblem
+from modelvault.formats.gguf_names import models_among
 from modelvault.formats.quantizations import USUAL, judge, nominal_bits
 from modelvault.results.models import QuantChoice
 
@@ -17,9 +18,6 @@ _QUANT_IN_NAME = re.compile(
     re.IGNORECASE,
 )
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.[a-z]+$)", re.IGNORECASE)
-_ASIDE = re.compile(r"(?:^|[^a-z])(?:lora|adapter|imatrix|draft|mtp)(?:[^a-z]|$)", re.IGNORECASE)
-_F16 = re.compile(r"(?:^|[^b])f16", re.IGNORECASE)
-_BF16 = re.compile(r"bf16", re.IGNORECASE)
 _MEASURES = ("F16", "BF16", "Q8_0", "F32")
 """Quantizations in which every weight takes the same bits, or nearly: from the size of one of them follows the number of weights."""
 
@@ -61,35 +59,15 @@ def quant_of(path: str) -> str | None:
     return str(found[-1]).upper() if found else None
 
 
-def is_gguf(path: str) -> bool:
-    """Tell a GGUF by its name."""
-    return path.lower().endswith(".gguf")
-
-
-def is_projector(path: str) -> bool:
-    """Tell by its name whether a GGUF is a vision projector rather than a language model."""
-    return "mmproj" in PurePosixPath(path).name.casefold()
-
-
-def projector(files: Sequence[SourceFile]) -> SourceFile | None:
-    """Choose among a repository's projectors as the engines do: the F16 one, else BF16, else the first."""
-    found = [file for file in files if is_gguf(file.path) and is_projector(file.path)]
-    for kind in (_F16, _BF16):
-        if match := next((file for file in found if kind.search(PurePosixPath(file.path).name)), None):
-            return match
-    return found[0] if found else None
-
-
 def sets(files: Sequence[SourceFile]) -> tuple[GgufSet, ...]:
     """Find the models among a repository's files, smallest first; a split one counts once.
 
     Projectors are none. Adapters, importance matrices, drafts and heads that predict several tokens are none either, where others
     are there. One is called by its quantization, or by its file's name where that says none or is one of several of the same.
     """
-    weights = [file for file in files if is_gguf(file.path) and not is_projector(file.path)]
-    models = [file for file in weights if not _ASIDE.search(file.path)] or weights
+    models = set(models_among([file.path for file in files]))
     groups: dict[str, list[SourceFile]] = {}
-    for file in models:
+    for file in (file for file in files if file.path in models):
         groups.setdefault(SHARD.sub("", file.path), []).append(file)
     quants = {base: quant_of(base) or quant_of(str(PurePosixPath(base).parent)) for base in groups}
     often = Counter(quants.values())

@@ -7,14 +7,12 @@ from pathlib import PurePosixPath
 
 from modelvault.artifact import FileRole, SourceFile, file_role
 from modelvault.errors import UsageProblem
+from modelvault.formats.gguf_names import is_gguf, is_projector, projector_among
 from modelvault.sources.quantizations import (
     GgufSet,
     QuantizationWanted,
     choices,
     find,
-    is_gguf,
-    is_projector,
-    projector,
     sets,
 )
 
@@ -128,8 +126,8 @@ def _projectors(files: Sequence[SourceFile], wish: Wish) -> list[SourceFile]:
     """A model that sees needs the projector that lies beside it, once; globs may have chosen otherwise."""
     if wish.include:
         return [file for file in files if is_projector(file.path)]
-    best = projector(files)
-    return [best] if best is not None else []
+    best = projector_among([file.path for file in files])
+    return [file for file in files if file.path == best]
 
 
 def _belongs_to_other_weights(file: SourceFile) -> bool:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from modelvault.artifact import ModelName, SourceFile
 from modelvault.errors import UsageProblem
 from modelvault.formats.ggml import FILE_TYPES
+from modelvault.formats.gguf_names import projector_among
 from modelvault.formats.quantizations import QUANTIZATIONS, USUAL, judge, nominal_bits
-from modelvault.sources.quantizations import QuantizationWanted, choices, find, nearest, projector, sets
+from modelvault.sources.quantizations import QuantizationWanted, choices, find, nearest, sets
 from modelvault.sources.selection import Wish, open_choice, select
 
 
@@ -59,8 +60,7 @@ def test_what_is_no_model_is_no_choice() -> None:
 )
 def test_one_projector_comes_along(names: tuple[str, ...], chosen: str | None) -> None:
     """Breaks if a model that sees comes blind, or with three times the same eyes."""
-    found = projector(named(*names))
-    assert (found and found.path) == chosen
+    assert projector_among(names) == chosen
 
 
 def test_bits_per_weight() -> None:
