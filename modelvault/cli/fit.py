@@ -39,7 +39,8 @@ def fit(
     ],
     gpu: Gpu = None,
     engine: Annotated[
-        str | None, typer.Option(metavar="ENGINE", help="llamacpp, ollama or vllm; else what the format suggests.")
+        str | None,
+        typer.Option(metavar="ENGINE", help="llamacpp, ollama, textgen, vllm, sglang or tgi; else by the format."),
     ] = None,
     context: Annotated[
         int | None, typer.Option(metavar="TOKENS", parser=whole_number(256, 1 << 24), help="8192 by default.")

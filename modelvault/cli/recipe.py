@@ -22,7 +22,7 @@ def recipe(
     engine: Annotated[
         str,
         typer.Option(
-            metavar="ENGINE", help="llamacpp, ollama, vllm, sglang or tgi.", autocompletion=completion.engines
+            metavar="ENGINE[=DIR]", help="llamacpp, ollama, vllm, sglang or tgi.", autocompletion=completion.engines
         ),
     ],
     gpu: Gpu = None,

@@ -114,4 +114,4 @@ def _print_json(command: str, status: str, result: object, warnings: list[str], 
         "warnings": warnings,
         "error": error,
     }
-    print(json.dumps(envelope, indent=2, ensure_ascii=True))
+    print(json.dumps(envelope, indent=2, ensure_ascii=True, allow_nan=False))

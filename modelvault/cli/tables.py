@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 _LEAST = 12  # characters to which a column is folded at most: below that, nobody finds a word again
+_LEAST_OF_MANY = 8
+_FEW = 5  # columns
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
@@ -27,8 +29,9 @@ def fit(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int], width: int | None
 ) -> Iterator[str]:
     """Lay out for lines of ``width`` characters, unless columns became too narrow to be read; ``None``: as long as they are."""
+    least = _LEAST if len(header) <= _FEW else _LEAST_OF_MANY
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > _LEAST:
+    while width is not None and sum(widths) + 2 * (len(widths) - 1) > width and max(widths) > least:
         widths[widths.index(max(widths))] -= 1
     for row in [header, *rows]:
         for cells in zip_longest(*map(_fold, row, widths), fillvalue=""):

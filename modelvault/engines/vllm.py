@@ -73,8 +73,11 @@ class VllmEngine(HubEngine):
             return (
                 [serve(record.installed_name, record.arguments, self.settings(record))] if has_weights(record) else []
             )
-        arguments = ["--served-model-name", record.installed_name, *record.arguments]
-        snapshot = PurePosixPath(record.directory, layout_of(record).snapshot)
-        if PurePosixPath(gguf).parent != snapshot:
-            arguments += ["--hf-config-path", str(snapshot)]
+        arguments = ["--served-model-name", record.installed_name, *record.arguments, *gguf_arguments(record, gguf)]
         return [serve(gguf, arguments, self.settings(record))]
+
+
+def gguf_arguments(record: InstallRecord, gguf: str) -> tuple[str, ...]:
+    """Say where the configuration of a GGUF is, if it does not lie beside it."""
+    snapshot = PurePosixPath(record.directory, layout_of(record).snapshot)
+    return () if PurePosixPath(gguf).parent == snapshot else ("--hf-config-path", str(snapshot))

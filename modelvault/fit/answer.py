@@ -15,8 +15,12 @@ _SYSTEM = 8 * GIB  # what a machine with unified memory, or without a card, keep
 _OF_UNIFIED = 0.75  # what macOS lets the GPU take until it is told otherwise
 _CONTEXTS = (131072, 65536, 32768, 16384, 8192, 4096, 2048, 1024)
 _MORE_CARDS = (2, 4, 8)
-LIKE_VLLM = {"vllm", "sglang", "tgi"}
+LIKE_VLLM = ("vllm", "sglang", "tgi")
 """Engines that take a share of each card for themselves, and load safetensors."""
+KNOWN_ENGINES = ("llamacpp", "ollama", "textgen", *LIKE_VLLM)
+_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "tgi": "TGI"}
+_NO_LONGER = {"vllm", "sglang"}
+"""Engines that do not start with a longer context than the model's own."""
 
 
 class Verdict(StrEnum):
@@ -32,7 +36,7 @@ class Verdict(StrEnum):
 class Question:
     """What is asked. ``context`` in tokens for each of ``users``; ``method`` is the quantization's method, of a model for vLLM.
 
-    ``quants`` are the other quantizations that there are, with their bytes.
+    ``refused`` is the reason why the engine does not load that, ``quants`` the other quantizations that there are, with their bytes.
     """
 
     shape: Shape
@@ -42,6 +46,7 @@ class Question:
     users: int = 1
     kv_type: str | None = None
     method: str | None = None
+    refused: str | None = None
     quants: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -174,17 +179,23 @@ def _unified(question: Question, placement: llamacpp.Placement) -> Iterator[str]
 
 def _vllm(question: Question) -> Answer:
     if reason := _why_not_vllm(question):
-        instead = ["a GGUF of the same model with llama.cpp or Ollama runs on any of these cards"]
-        return Answer(Verdict.REFUSED, reason, question.tokens, instead=tuple(instead))
+        instead = "a GGUF of the same model with llama.cpp or Ollama runs on any of these cards"
+        return Answer(Verdict.REFUSED, reason, question.tokens, instead=(instead,))
+    limit = question.shape.context
+    if limit and question.tokens > limit and question.engine in _NO_LONGER:
+        reason = f"{_TITLES[question.engine]} does not start with {question.tokens:,} tokens of context: the model was made for {limit:,}"
+        return Answer(Verdict.REFUSED, reason, question.tokens, instead=(f"{limit:,} tokens of context",))
     kv_type = question.kv_type or "auto"
     run = vllm.Run(question.tokens, kv_type)
     parallel = vllm.parallels(question.shape, len(question.devices))[0]
     serving = vllm.serve(question.shape, run, question.devices, parallel)
     name = _machines(question.devices[:parallel])
-    if serving.fits:
-        at_once = int(serving.concurrency)
+    if serving.fits and serving.concurrency is None:
+        verdict, headline = Verdict.FITS, f"fits on {name} with {question.tokens:,} tokens of context"
+    elif serving.fits:
+        at_once = int(serving.concurrency or 0)
         headline = f"fits on {name} with {question.tokens:,} tokens of context, {at_once} sequence{'s' if at_once != 1 else ''} of that length at once"
-        verdict = Verdict.FITS if at_once >= question.users else Verdict.PARTLY
+        verdict = Verdict.FITS if serving.holds(question.users) else Verdict.PARTLY
         if verdict is Verdict.PARTLY:
             headline += f", not {question.users}"
     elif serving.cache > 0 and serving.longest:
@@ -213,15 +224,15 @@ def _vllm(question: Question) -> Answer:
 
 
 def _why_not_vllm(question: Question) -> str | None:
-    method = question.method or ""
-    if method in vllm.NOT_TAKEN:
-        return f"vLLM does not load {method.upper()} here"
+    method, title = question.method or "", _TITLES[question.engine]
+    if question.refused:
+        return question.refused
     if any(device.kind is not Kind.GPU for device in question.devices):
-        return "vLLM is for graphics cards here"
+        return f"{title} is for graphics cards here"
     least = max(vllm.LEAST_CAPABILITY.get(method, 0), vllm.LEAST_OF_ALL)
     for device in question.devices:
         if device.capability is not None and device.capability < least:
-            what = method.upper() if method in vllm.LEAST_CAPABILITY else "vLLM"
+            what = method.upper() if method in vllm.LEAST_CAPABILITY else title
             return f"{what} needs compute capability {least}, and {device.name} has {device.capability}"
     return None
 
@@ -241,7 +252,7 @@ def _verdict(question: Question) -> Verdict:
     if question.engine in LIKE_VLLM:
         run = vllm.Run(question.tokens, question.kv_type or "auto")
         serving = vllm.serve(shape, run, devices, vllm.parallels(shape, len(devices))[0])
-        return Verdict.FITS if serving.fits and serving.concurrency >= question.users else Verdict.NOT
+        return Verdict.FITS if serving.holds(question.users) else Verdict.NOT
     run_here = llamacpp_run(question, question.tokens)
     cards = _cards(question)
     if not cards:

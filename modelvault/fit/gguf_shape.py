@@ -12,7 +12,7 @@ from modelvault.fit.shape import Attention, Layer, Shape
 from modelvault.formats.gguf import GgufHeader
 
 _LAYER = re.compile(r"blk\.(\d{1,4})\.")
-_MAX_LAYERS = 4096
+_MAX_LAYERS = 1024
 
 # Every n-th layer looks at everything, the others through a window; ``True``: the first of each n rather than the last.
 _PATTERNS = {
@@ -47,9 +47,18 @@ _WITHOUT_CACHE = {
     *("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert"),
     *("gemma-embedding", "dream", "llada", "llada-moe", "rnd1", "clip", "t5encoder"),
 }
-_PLAIN = {
-    *("apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet", "bloom", "chameleon", "chatglm"),
-    *(
+_PLAIN = frozenset(
+    [
+        "apertus",
+        "arcee",
+        "arctic",
+        "baichuan",
+        "bailingmoe",
+        "bailingmoe2",
+        "bitnet",
+        "bloom",
+        "chameleon",
+        "chatglm",
         "codeshell",
         "cogvlm",
         "command-r",
@@ -60,8 +69,6 @@ _PLAIN = {
         "deepseek2-ocr",
         "dots1",
         "ernie4_5",
-    ),
-    *(
         "ernie4_5-moe",
         "exaone",
         "falcon",
@@ -73,8 +80,6 @@ _PLAIN = {
         "gptneox",
         "granite",
         "granitemoe",
-    ),
-    *(
         "grok",
         "grovemoe",
         "hunyuan-dense",
@@ -85,12 +90,42 @@ _PLAIN = {
         "jais2",
         "llama",
         "llama-embed",
-    ),
-    *("maincoder", "minicpm", "minicpm3", "minimax-m2", "mistral3", "mistral4", "mpt", "nemotron", "olmo", "olmoe"),
-    *("openelm", "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo", "plm", "qwen", "qwen2"),
-    *("qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "refact", "seed_oss", "smollm3", "stablelm"),
-    *("starcoder", "starcoder2", "xverse"),
-}
+        "maincoder",
+        "minicpm",
+        "minicpm3",
+        "minimax-m2",
+        "mistral3",
+        "mistral4",
+        "mpt",
+        "nemotron",
+        "olmo",
+        "olmoe",
+        "openelm",
+        "orion",
+        "paddleocr",
+        "pangu-embedded",
+        "phi2",
+        "phi3",
+        "phimoe",
+        "plamo",
+        "plm",
+        "qwen",
+        "qwen2",
+        "qwen2moe",
+        "qwen2vl",
+        "qwen3",
+        "qwen3moe",
+        "qwen3vl",
+        "qwen3vlmoe",
+        "refact",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder",
+        "starcoder2",
+        "xverse",
+    ]
+)
 """Architectures whose layers all attend alike, as their keys say."""
 
 _KNOWN = (
@@ -177,7 +212,8 @@ class _Reader:
         """Give a value for each layer, where the file has one for all or an array."""
         array = self.header.arrays.get(f"{self.architecture}.{key}")
         if array is not None:
-            return [int(array[number]) if number < len(array) else 0 for number in range(count)]
+            whole = [value if isinstance(value, int) and value > 0 else 0 for value in array[:count]]
+            return [*whole, *[0] * (count - len(whole))]
         one = self.integer(key)
         return [] if one is None else [one] * count
 

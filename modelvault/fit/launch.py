@@ -18,6 +18,9 @@ _IMAGES = {
     "sglang": "lmsysorg/sglang",
     "tgi": "ghcr.io/huggingface/text-generation-inference",
 }
+_ON_PROCESSOR = {"ghcr.io/ggml-org/llama.cpp:server-cuda": "ghcr.io/ggml-org/llama.cpp:server"}
+_FP8 = {"vllm": "fp8", "sglang": "fp8_e4m3", "tgi": "fp8_e4m3fn"}
+"""How each spells a cache of 8-bit floats: ``--kv-cache-dtype``."""
 MAX_REPLICAS = 64
 
 
@@ -36,7 +39,8 @@ class Installed:
 class Launch:
     """One server: what is run with which environment. ``gpus`` are the numbers of its cards; ``image`` is for a container.
 
-    ``inside`` is the directory under which a container sees ``directory``; ``then`` what a user types when it runs.
+    ``inside`` is the directory under which a container sees ``directory``; ``then`` what a user types when it runs. ``starts``: whether the
+    image starts the program by itself and is to be given its arguments alone.
     """
 
     engine: str
@@ -48,6 +52,8 @@ class Launch:
     image: str
     inside: str
     gpus: tuple[int, ...] = ()
+    on_cards: bool = True
+    starts: bool = False
     then: str | None = None
 
 
@@ -57,7 +63,8 @@ def launches(question: Question, reply: Answer, installed: Installed, *, replica
         raise UsageProblem(f"there is no recipe for {question.engine}", hint=f"there are some for {', '.join(_PORTS)}")
     first = _BUILDERS[question.engine](question, reply, installed)
     cards = reply.parallel if question.engine in {"vllm", "sglang", "tgi"} else len(question.devices)
-    several = replicas > 1 and question.devices[0].kind is Kind.GPU
+    on_cards = question.devices[0].kind is Kind.GPU
+    several = replicas > 1 and on_cards
     return tuple(
         replace(
             first,
@@ -66,6 +73,8 @@ def launches(question: Question, reply: Answer, installed: Installed, *, replica
             environment=_on_port_too(first, first.port + number),
             port=first.port + number,
             gpus=tuple(range(number * cards, (number + 1) * cards)) if several else (),
+            image=_ON_PROCESSOR.get(first.image, first.image) if not on_cards else first.image,
+            on_cards=on_cards,
         )
         for number in range(replicas)
     )
@@ -95,8 +104,7 @@ def _vllm(question: Question, reply: Answer, installed: Installed) -> Launch:
     flags += ["--max-model-len", str(reply.context), "--gpu-memory-utilization", f"{vllm.UTILIZATION:.2f}"]
     if question.users > 1:
         flags += ["--max-num-seqs", str(question.users)]
-    if question.kv_type == "fp8":
-        flags += ["--kv-cache-dtype", "fp8"]
+    flags += _cache_type(question)
     return Launch(
         engine="vllm",
         title=f"vllm-{_title(installed)}",
@@ -107,6 +115,10 @@ def _vllm(question: Question, reply: Answer, installed: Installed) -> Launch:
         image=_IMAGES["vllm"],
         inside="/models",
     )
+
+
+def _cache_type(question: Question) -> list[str]:
+    return ["--kv-cache-dtype", _FP8[question.engine]] if question.kv_type == "fp8" else []
 
 
 def _served(installed: Installed) -> list[str]:
@@ -127,11 +139,13 @@ def _others(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
 
 
 def _sglang(question: Question, reply: Answer, installed: Installed) -> Launch:
-    flags = ["--context-length", str(reply.context), "--mem-fraction-static", f"{vllm.UTILIZATION:.2f}"]
+    # Its share of a card is without activations and graphs, unlike vLLM's: it chooses better than we could.
+    flags = ["--context-length", str(reply.context)]
     if reply.parallel > 1:
         flags += ["--tp-size", str(reply.parallel)]
     if question.users > 1:
         flags += ["--max-running-requests", str(question.users)]
+    flags += _cache_type(question)
     return replace(
         _vllm(question, reply, installed),
         engine="sglang",
@@ -152,6 +166,7 @@ def _tgi(question: Question, reply: Answer, installed: Installed) -> Launch:
         flags += ["--num-shard", str(reply.parallel)]
     if question.users > 1:
         flags += ["--max-concurrent-requests", str(max(question.users, 128))]
+    flags += _cache_type(question)
     return replace(
         _vllm(question, reply, installed),
         engine="tgi",
@@ -164,6 +179,7 @@ def _tgi(question: Question, reply: Answer, installed: Installed) -> Launch:
         port=_PORTS["tgi"],
         image=_IMAGES["tgi"],
         inside="/data",
+        starts=True,
     )
 
 

@@ -104,14 +104,14 @@ def _service(launch: Launch) -> dict[str, object]:
     devices |= {"device_ids": list(map(str, launch.gpus))} if launch.gpus else {"count": "all"}
     return {
         "image": launch.image,
-        "entrypoint": [_IN_CONTAINER.get(listening[0], listening[0])],
+        **({} if launch.starts else {"entrypoint": [_IN_CONTAINER.get(listening[0], listening[0])]}),
         "command": listening[1:],
         **({"environment": environment} if environment else {}),
         "volumes": [f"{launch.directory}:{launch.inside}:ro"],
         "ports": [f"127.0.0.1:{launch.port}:{launch.port}"],
         "ipc": "host",
         "restart": "unless-stopped",
-        "deploy": {"resources": {"reservations": {"devices": [devices]}}},
+        **({"deploy": {"resources": {"reservations": {"devices": [devices]}}}} if launch.on_cards else {}),
     }
 
 

@@ -12,11 +12,18 @@ from modelvault.artifact import TensorInfo
 from modelvault.fit.shape import Attention, Layer, Shape
 
 _LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d{1,4})\.")
-_MAX_LAYERS = 4096
+_MAX_LAYERS = 1024
+_MAX_FACTOR = 1024
 _VISION = ("vision", "visual", "multi_modal", "mm_projector", "image_newline", "audio_tower")
 _PATTERN = {"gemma2": 2, "gemma3_text": 6, "gemma3": 6, "cohere2": 4}  # configurations from before layer_types
 _WINDOW_EVERYWHERE = {"mistral", "phi3", "mixtral"}
 _LATENT = "kv_lora_rank"
+_IMPLIED: Mapping[str, Mapping[str, int]] = {
+    "gemma3_text": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096}
+}
+"""What transformers' configuration classes say where published files do not."""
+_SCALED_ALREADY = {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+"""Kinds of rotary embeddings whose ``max_position_embeddings`` has the factor in it (vllm/config/model.py)."""
 _FLOAT32_HALVED = {"F32": 2}  # engines cast float32 weights to 16 bits unless told otherwise
 
 
@@ -25,8 +32,9 @@ def transformers_shape(config: Mapping[str, Any], tensors: Sequence[TensorInfo],
 
     What a configuration does not say, or an architecture does with keys that are not known here, is named in ``unknown``.
     """
-    text = config.get("text_config")
-    reader = _Reader(text if isinstance(text, dict) else config, config)
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
+    reader = _Reader({**_IMPLIED.get(str(text.get("model_type")), {}), **text}, config)
     count = min(reader.integer("num_hidden_layers", "n_layer", "num_layers", "n_layers") or 0, _MAX_LAYERS)
     weights: dict[int, int] = {}
     first = last = projector = 0
@@ -53,7 +61,7 @@ def transformers_shape(config: Mapping[str, Any], tensors: Sequence[TensorInfo],
         feed_forward=reader.integer("intermediate_size", "ffn_dim", "n_inner") or 0,
         heads=reader.integer("num_attention_heads", "n_head") or 0,
         vocabulary=reader.integer("vocab_size") or 0,
-        context=reader.integer("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"),
+        context=reader.context,
         projector=projector,
         quantization=quantization,
         unknown=tuple(reader.unknown(count)),
@@ -76,6 +84,24 @@ class _Reader:
     @property
     def type(self) -> str:
         return str(self.text.get("model_type") or self.outer.get("model_type") or "")
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model was made for."""
+        said = self.integer("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+        scaling = self.text.get("rope_scaling") or self.text.get("rope_parameters")
+        if said is None or not isinstance(scaling, dict) or "gemma3" in self.type:
+            return said
+        factor = scaling.get("factor")
+        kind = scaling.get("rope_type") or scaling.get("type") or "default"
+        if (
+            kind in _SCALED_ALREADY
+            or isinstance(factor, bool)
+            or not isinstance(factor, int | float)
+            or not 1 < factor < _MAX_FACTOR
+        ):
+            return said
+        return int(said * factor)
 
     def integer(self, *keys: str) -> int | None:
         for key in keys:

@@ -25,7 +25,6 @@ _GRAPHS = 600 * MIB
 LEAST_CAPABILITY = {"awq": 7.5, "gptq": 7.5, "fp8": 7.5, "compressed-tensors": 7.0, "modelopt": 8.0, "mxfp4": 8.0}
 """By the method of the quantization; the least of all is 7.0."""
 LEAST_OF_ALL = 7.0
-NOT_TAKEN = {"exl2", "exl3", "bitsandbytes", "gguf"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +65,16 @@ class Serving:
     @property
     def fits(self) -> bool:
         """Whether one sequence of the wanted length has room."""
-        return self.cache >= self.need > 0
+        return self.cache > 0 and self.cache >= self.need
 
     @property
-    def concurrency(self) -> float:
-        """How many such sequences have room at once."""
-        return max(self.cache, 0) / self.need if self.need else math.inf
+    def concurrency(self) -> float | None:
+        """How many such sequences have room at once; ``None`` where they take nothing, or it is not known what."""
+        return max(self.cache, 0) / self.need if self.need else None
+
+    def holds(self, users: int) -> bool:
+        """Tell whether so many such sequences have room at once."""
+        return self.fits and (self.concurrency is None or int(self.concurrency) >= users)
 
 
 def layer_bytes(attention: Attention, tokens: int, run: Run, parallel: int = 1) -> int:

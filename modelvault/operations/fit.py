@@ -13,7 +13,7 @@ from modelvault.fit.cards import Device, Kind
 from modelvault.fit.detect import devices_of
 from modelvault.fit.parts import Part, total
 from modelvault.operations.catalog import the_catalog
-from modelvault.operations.fitting import question_about, usual_engine
+from modelvault.operations.fitting import question_about
 from modelvault.operations.shapes import Described, described_file, described_model, described_remote
 from modelvault.operations.upstream import open_source, resolve
 from modelvault.progress import Progress
@@ -77,7 +77,10 @@ def describe(vault: Vault, subject: str, request: FitRequest, progress: Progress
 
 
 def _question(request: FitRequest, devices: tuple[Device, ...], described: Described) -> Question:
-    engine = request.engine or usual_engine(described)
+    question = question_about(
+        described, devices, request.context, engine=request.engine, users=request.users, kv_type=request.kv_type
+    )
+    engine = question.engine
     if described.gguf and engine in LIKE_VLLM:
         raise UsageProblem(
             f"{engine} is asked for safetensors here", hint="leave --engine away, or name llamacpp or ollama"
@@ -86,13 +89,7 @@ def _question(request: FitRequest, devices: tuple[Device, ...], described: Descr
         raise UsageProblem(
             f"{engine} takes GGUF, and {described.name} is safetensors", hint="leave --engine away, or name vllm"
         )
-    known = set(vllm.CACHE_BYTES) if engine in LIKE_VLLM else set(llamacpp.CACHE_TYPES)
-    if request.kv_type and request.kv_type not in known:
-        raise UsageProblem(
-            f"--kv-type {request.kv_type}: {engine} has no such cache", hint=f"one of: {', '.join(sorted(known))}"
-        )
-    asked = question_about(described, devices, request.context)
-    return replace(asked, engine=engine, users=request.users, kv_type=request.kv_type)
+    return question
 
 
 def _alone(described: Described, question: Question, request: FitRequest) -> FitLine:

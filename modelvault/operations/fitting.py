@@ -1,12 +1,16 @@
 """Whether models fit into the cards that they are meant for: before their weights are on their way, and where they are installed."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from modelvault.artifact import ModelName
+from modelvault.engines.sglang import SglangEngine
+from modelvault.engines.tgi import TgiEngine
+from modelvault.engines.vllm import VllmEngine
 from modelvault.errors import ModelvaultError, PolicyRefused, UsageProblem
-from modelvault.fit.answer import Answer, Question, Verdict, answer, scaled
+from modelvault.fit import llamacpp, vllm
+from modelvault.fit.answer import KNOWN_ENGINES, LIKE_VLLM, Answer, Question, Verdict, answer, scaled
 from modelvault.fit.cards import Device
 from modelvault.fit.detect import detect_gpus, devices_of
 from modelvault.formats.quantizations import UNQUANTIZED
@@ -102,16 +106,45 @@ def unheld(vault: Vault, names: Iterable[str]) -> Iterator[str]:
                 yield f"{reply.headline if reply.verdict is Verdict.REFUSED else f'{name} {reply.headline}'}: `modelvault fit {name}` tells more"
 
 
-def usual_engine(described: Described) -> str:
-    """Name what a model is asked about for unless the user says: llama.cpp, and what runs it, for GGUF, else vLLM."""
-    return "llamacpp" if described.gguf else "vllm"
+_REFUSED: Mapping[str, Mapping[str, str]] = {
+    "vllm": VllmEngine.refused,
+    "sglang": SglangEngine.refused,
+    "tgi": TgiEngine.refused,
+}
+"""Quantizations that an engine does not load, with its reason."""
 
 
-def question_about(described: Described, devices: Sequence[Device], context: int | None = None) -> Question:
-    """Ask about a model on its usual engine."""
-    quants = tuple(described.quants.items())
-    engine = usual_engine(described)
-    return Question(described.shape, engine, tuple(devices), context, method=described.method, quants=quants)
+def question_about(
+    described: Described,
+    devices: Sequence[Device],
+    context: int | None = None,
+    *,
+    engine: str | None = None,
+    users: int = 1,
+    kv_type: str | None = None,
+) -> Question:
+    """Ask about a model on an engine, by default llama.cpp for GGUF, else vLLM. Raises ``UsageProblem`` for what no answer is known to."""
+    engine = engine or ("llamacpp" if described.gguf else "vllm")
+    if engine not in KNOWN_ENGINES:
+        raise UsageProblem(
+            f"what a model takes in {engine} is not known here", hint=f"--engine is one of: {', '.join(KNOWN_ENGINES)}"
+        )
+    types = vllm.CACHE_BYTES if engine in LIKE_VLLM else llamacpp.CACHE_TYPES
+    if kv_type and kv_type not in types:
+        raise UsageProblem(
+            f"--kv-type {kv_type}: {engine} has no such cache", hint=f"one of: {', '.join(sorted(types))}"
+        )
+    return Question(
+        described.shape,
+        engine,
+        tuple(devices),
+        context,
+        users,
+        kv_type,
+        described.method,
+        _REFUSED.get(engine, {}).get(described.method or ""),
+        tuple(described.quants.items()),
+    )
 
 
 def refusal(what: str, reply: Answer, forced: str) -> PolicyRefused:

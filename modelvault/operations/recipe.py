@@ -1,18 +1,23 @@
 """``recipe``: the command, unit or compose file that starts an engine with an installed model so that it fits."""
 
-import shlex
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import ModelName
+from modelvault.engines import InstallRecord
+from modelvault.engines.gguf_parts import served_gguf, served_projector
+from modelvault.engines.hub_engine import gguf_path
+from modelvault.engines.vllm import gguf_arguments
 from modelvault.errors import UsageProblem
-from modelvault.fit.answer import Verdict, answer
+from modelvault.fit.answer import LIKE_VLLM, Verdict, answer
 from modelvault.fit.detect import devices_of
 from modelvault.fit.launch import MAX_REPLICAS, Installed, launches
 from modelvault.fit.render import FORMS, render
+from modelvault.formats.modelfile import parse
 from modelvault.operations.fitting import question_about, refusal
+from modelvault.operations.one_install import one_install
 from modelvault.operations.shapes import described_model
 from modelvault.results.fit import RecipeFile, RecipeResult
 from modelvault.vault import Vault
@@ -20,7 +25,10 @@ from modelvault.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class RecipeRequest:
-    """What is asked: ``form`` is ``command``, ``systemd`` or ``compose``; ``force`` gives a recipe for what does not fit, too."""
+    """What is asked: ``engine`` as typed, ``ENGINE`` or ``ENGINE=DIR``; ``form`` is ``command``, ``systemd`` or ``compose``.
+
+    ``force`` gives a recipe for what does not fit, too.
+    """
 
     name: ModelName
     engine: str
@@ -41,42 +49,49 @@ def recipe(vault: Vault, request: RecipeRequest) -> RecipeResult:
     if not 1 <= request.replicas <= MAX_REPLICAS:
         raise UsageProblem(f"--replicas {request.replicas}: not a number of servers", hint=f"from 1 to {MAX_REPLICAS}")
     stored = vault.model(request.name)
-    installed = _installed(vault, stored.model.name, request.engine)
-    described = described_model(vault, stored.model.name)
-    question = replace(
-        question_about(described, devices_of(request.gpus), request.context),
-        engine=request.engine,
+    record = one_install(vault, stored.model.name.text, request.engine, "recipe")
+    question = question_about(
+        described_model(vault, stored.model.name),
+        devices_of(request.gpus),
+        _context(record, request.context),
+        engine=record.engine,
         users=request.users,
         kv_type=request.kv_type,
     )
     reply = answer(question)
     if reply.verdict in {Verdict.NOT, Verdict.REFUSED} and not request.force:
         raise refusal(stored.model.name.text, reply, "goes on all the same")
-    servers = launches(question, reply, installed, replicas=request.replicas)
+    servers = launches(question, reply, _installed(record), replicas=request.replicas)
     programs = {server.program[0]: found for server in servers if (found := shutil.which(server.program[0]))}
     texts = render(servers, request.form, programs, request.user)
     return RecipeResult(
         model=stored.model.name.text,
-        engine=request.engine,
+        engine=record.engine,
         headline=reply.headline,
         files=tuple(RecipeFile(name, text) for name, text in texts.items()),
         warnings=reply.notes,
     )
 
 
-def _installed(vault: Vault, name: ModelName, engine: str) -> Installed:
-    rows = [row for row in vault.installs(name) if row.engine == engine]
-    if not rows:
-        raise UsageProblem(
-            f"{name} is not installed into {engine}",
-            hint=f"`{shlex.join(['modelvault', 'install', name.text, '--engine', engine])}` first",
-        )
-    row = rows[-1]
-    files = [Path(row.directory, file["path"]) for file in row.record["files"]]
-    ggufs = sorted(str(path) for path in files if path.suffix.lower() == ".gguf")
-    projector = next((path for path in ggufs if "mmproj" in Path(path).name.lower()), None)
-    model = next((path for path in ggufs if path != projector), None)
-    return Installed(row.directory, row.installed_name, model, projector, tuple(row.record["arguments"]))
+def _context(record: InstallRecord, wanted: int | None) -> int | None:
+    """Give the context to compute with: Ollama prefers what a model's own Modelfile says to what its server is told."""
+    said = parse(record.modelfile).parameters.get("num_ctx") if record.modelfile else None
+    own = int(said[-1]) if said else None
+    if own is None or wanted in {None, own}:
+        return own or wanted
+    raise UsageProblem(
+        f"--context {wanted}: the Modelfile of {record.installed_name} says num_ctx {own}, and Ollama prefers that",
+        hint=f"leave --context away, or install it again with `PARAMETER num_ctx {wanted}` in a Modelfile of yours (--modelfile FILE)",
+    )
+
+
+def _installed(record: InstallRecord) -> Installed:
+    paths = [str(Path(record.directory, file.path)) for file in record.files]
+    if record.engine not in LIKE_VLLM:
+        return Installed(record.directory, record.installed_name, served_gguf(paths), served_projector(paths))
+    gguf = gguf_path(record)
+    more = gguf_arguments(record, gguf) if gguf and record.engine == "vllm" else ()
+    return Installed(record.directory, record.installed_name, gguf, arguments=(*record.arguments, *more))
 
 
 def save(result: RecipeResult, directory: Path) -> RecipeResult:

@@ -4,20 +4,17 @@ import contextlib
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from modelvault.engines import InstallRecord, engines, parse_target
+from modelvault.engines import InstallRecord, engines
 from modelvault.engines.checks import check_files
 from modelvault.engines.http_client import ServerUnreachable, parse_address
 from modelvault.engines.processes import EngineMissing
 from modelvault.engines.serving import Client, client_at, kind_of, names_of, started, usual_address
 from modelvault.errors import EngineRefused, ModelvaultError, UsageProblem
+from modelvault.operations.one_install import one_install
 from modelvault.progress import Progress
 from modelvault.results.engines import SmokeResult
 from modelvault.vault import Vault
-
-if TYPE_CHECKING:
-    from modelvault.registry import InstallRow
 
 PROMPT = "Count from one to twenty in words: one, two, three, four,"
 """Nothing that a model would answer by ending at once, whether it chats or completes."""
@@ -57,8 +54,7 @@ def smoke(vault: Vault, model: str, options: SmokeOptions, progress: Progress) -
         raise UsageProblem("--start and --url exclude each other", hint="leave out one of them")
     if options.program and not options.start:
         raise UsageProblem("--program is for --start", hint="add --start")
-    row = _install(vault, model, options)
-    record = InstallRecord.from_json(row.record)
+    record = one_install(vault, model, options.engine, "smoke")
     result = SmokeResult(
         vault=vault.root,
         model=record.model,
@@ -84,34 +80,6 @@ def smoke(vault: Vault, model: str, options: SmokeOptions, progress: Progress) -
         error.result = _recorded(vault, record, replace(result, problem=error.message), failed=True)
         raise
     return _recorded(vault, record, result, failed=False)
-
-
-def _install(vault: Vault, model: str, options: SmokeOptions) -> "InstallRow":
-    """Find the one install that is meant. Raises ``UsageProblem``."""
-    rows = [row for row in vault.installs() if model in {row.model, row.installed_name}]
-    if not rows:
-        raise UsageProblem(
-            f"{model} is not installed in any engine",
-            hint="`modelvault installs` lists what is; `modelvault install` does it",
-        )
-    if options.engine is not None:
-        name, _, directory = options.engine.partition("=")
-        adapters = engines()
-        if directory or name not in adapters:
-            target = parse_target(options.engine, adapters)
-            rows = [row for row in rows if (row.engine, row.directory) == (target.engine, target.place)]
-        rows = [row for row in rows if directory or row.engine == name]
-        if not rows:
-            raise UsageProblem(
-                f"{model} is not installed in {options.engine}", hint="`modelvault installs` lists what is"
-            )
-    if len(rows) > 1:
-        typed = (
-            ["modelvault", "smoke", row.installed_name, "--engine", f"{row.engine}={row.directory}"] for row in rows
-        )
-        commands = "\n".join(f"  {shlex.join(words)}" for words in typed)
-        raise UsageProblem(f"{model} is installed in several places", hint=f"type one of:\n{commands}")
-    return rows[0]
 
 
 def _address(record: InstallRecord, options: SmokeOptions) -> str | None:

@@ -69,6 +69,21 @@ def test_tables_fit_the_terminal(rows: list[tuple[str, str, str]]) -> None:
     assert all(len(line) <= 80 for line in fit(("model", "format", "size"), rows, right=(2,), width=80))
 
 
+def test_wide_tables_fit_the_terminal() -> None:
+    """Breaks if the row that one looks for, of an install that is damaged, is the one that is too wide."""
+    header = ("model", "engine", "name", "directory", "linked", "intact", "tried")
+    row = (
+        "organization/a-model-GGUF:Q4_K_M",
+        "llamacpp",
+        "a-model-gguf",
+        "/srv/models/llamacpp",
+        "reflink",
+        "damaged",
+        "2026-11-27 failed",
+    )
+    assert max(len(line) for line in fit(header, [row], right=(), width=80)) <= 80
+
+
 def test_tables_lose_nothing() -> None:
     """Breaks if a name that is too long for the terminal cannot be read there, or is cut where a program reads it."""
     name = "organization/" + "0123456789" * 9

@@ -100,6 +100,7 @@ def test_several_on_one_card(model: Path, tiny_gguf: Path, machine: Callable[...
         ((), 2, "nvidia-smi"),
         (("--gpu", "24GiB", "--engine", "vllm"), 2, "safetensors"),
         (("--gpu", "24GiB", "--kv-type", "q3_q"), 2, "no such cache"),
+        (("--gpu", "24GiB", "--engine", "olama"), 2, "not known here"),
         (("--gpu", "24GiB", "--all-quants"), 2, "other quantizations"),
     ],
 )

@@ -103,7 +103,73 @@ def test_what_does_not_fit_gets_no_recipe(server: Machine) -> None:
 def test_what_is_not_installed(server: Machine) -> None:
     """The paths of an install are what a recipe is for."""
     error = failed(server, "recipe", "tiny", "--engine", "tgi", "--gpu", "24GiB", code=2)
-    assert "modelvault install tiny --engine tgi" in error["hint"]
+    assert "modelvault install tiny --engine tgi`" in error["hint"]
+    error = failed(server, "recipe", "org/tiny-awq", "--engine", "llamacpp", "--gpu", "24GiB", code=2)
+    assert "modelvault install org/tiny-awq --engine llamacpp=DIR`" in error["hint"]
+
+
+def test_one_of_two_installs(server: Machine) -> None:
+    """Where a model is in two directories of an engine, the user says which, as for the other commands."""
+    server.run("install", "tiny", "--engine", f"llamacpp={server.root / 'other'}")
+    error = failed(server, "recipe", "tiny", "--engine", "llamacpp", "--gpu", "24GiB", code=2)
+    assert f"modelvault recipe tiny --engine llamacpp={server.root / 'other'}" in error["hint"]
+    assert f"-m {server.root}/other/tiny/" in text(
+        server, "tiny", "--engine", f"llamacpp={server.root / 'other'}", "--gpu", "24GiB"
+    )
+
+
+def test_a_draft_is_not_the_model(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
+    """The recipe, and what is computed, are of the model and not of the small one beside it that only guesses for it."""
+    folder = tmp_path / "with a draft"
+    shutil.copytree(tiny_gguf, folder)
+    (weights,) = folder.glob("*.gguf")
+    shutil.copy(weights, folder / f"mtp-{weights.name}")
+    weights.rename(folder / "tuned.gguf")  # by its name after the draft
+    one = machine("server")
+    one.run("add", folder, "--name", "tuned")
+    one.run("install", "tuned", "--engine", f"llamacpp={one.root / 'models'}")
+    assert f"-m {one.root}/models/tuned/tuned.gguf" in text(one, "tuned", "--engine", "llamacpp", "--gpu", "24GiB")
+
+
+def test_the_modelfiles_context(server: Machine, tmp_path: Path) -> None:
+    """Ollama prefers what the model says to what its server is told: a recipe for another context would be for another sum."""
+    modelfile = tmp_path / "Modelfile"
+    modelfile.write_text("TEMPLATE {{ .Prompt }}\nPARAMETER num_ctx 256\n")
+    server.run("install", "tiny", "--engine", f"ollama={server.root / 'short'}", "--modelfile", modelfile)
+    asked = ("tiny", "--engine", f"ollama={server.root / 'short'}", "--gpu", "24GiB")
+    assert "OLLAMA_CONTEXT_LENGTH=256" in text(server, *asked)
+    error = failed(server, "recipe", *asked, "--context", "512", code=2)
+    assert ("num_ctx 256" in error["message"], "PARAMETER num_ctx 512" in error["hint"]) == (True, True)
+
+
+def test_a_processor_alone(server: Machine) -> None:
+    """A container without cards must not ask for them: it would not start."""
+    asked = ("tiny", "--engine", "llamacpp", "--as", "compose")
+    alone = text(server, *asked, "--gpu", "cpu-64")
+    assert ("nvidia" in alone, 'llama.cpp:server"' in alone) == (False, True)
+    assert "nvidia" in text(server, *asked, "--gpu", "24GiB")
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("vllm", "fp8"), ("sglang", "fp8_e4m3"), ("tgi", "fp8_e4m3fn")])
+def test_a_cache_of_another_type(server: Machine, engine: str, kind: str) -> None:
+    """A smaller cache that is computed and not asked for runs out of memory; one that the engine does not have does not start."""
+    target = server.root / f"hub-{engine}"
+    server.run("install", "org/tiny-awq", "--engine", f"{engine}={target}")
+    asked = ("org/tiny-awq", "--engine", f"{engine}={target}", "--gpu", "24GiB")
+    assert f"--kv-cache-dtype {kind} " in text(server, *asked, "--kv-type", "fp8")
+    assert "no such cache" in failed(server, "recipe", *asked, "--kv-type", "q8_0", code=2)["message"]
+    composed = text(server, *asked, "--as", "compose")
+    assert ("entrypoint" in composed) == (engine != "tgi"), "its own entrypoint has to come first"
+
+
+def test_a_wrong_cache_of_llama_cpp(server: Machine) -> None:
+    """A type that only others know is no defect of ours, and no recipe."""
+    assert (
+        "no such cache"
+        in failed(server, "recipe", "tiny", "--engine", "llamacpp", "--gpu", "24GiB", "--kv-type", "fp8", code=2)[
+            "message"
+        ]
+    )
 
 
 def test_tensor_parallel_and_json(server: Machine) -> None:

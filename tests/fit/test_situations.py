@@ -106,3 +106,30 @@ def test_an_unknown_architecture_says_so() -> None:
     reply = ask(strange, "llamacpp", ["4090"])
     assert any("the cache of the architecture strange" in note for note in reply.notes)
     assert {part.name: part.exact for part in reply.loads[0].parts}["cache"] is False
+
+
+def test_what_takes_no_cache_fits_where_its_weights_do() -> None:
+    """A model without attention, or one whose cache cannot be told, is not refused for that."""
+    without = replace(QWEN_3B, layers=tuple(replace(layer, attention=None) for layer in QWEN_3B.layers))
+    reply = ask(without, "vllm", ["a100-80"])
+    assert (reply.verdict, reply.concurrency) == (Verdict.FITS, None)
+    assert ask(without, "vllm", ["a100-80"], users=500).verdict is Verdict.FITS
+    assert ask(replace(without, output_weights=90 * 10**9), "vllm", ["a100-80"]).verdict is Verdict.NOT
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_longer_context_than_the_models_own(engine: str) -> None:
+    """These engines end at once when they are told so; llama.cpp goes on, and is only warned of."""
+    reply = ask(replace(QWEN_3B, context=32768), engine, ["a100-80"], context=65536)
+    assert reply.verdict is Verdict.REFUSED
+    assert reply.instead == ("32,768 tokens of context",)
+    assert ask(replace(QWEN_3B, context=32768), "llamacpp", ["a100-80"], context=65536).verdict is Verdict.FITS
+
+
+def test_each_engine_refuses_by_its_own_name() -> None:
+    """What vLLM does not load another engine may, and nobody is told of an engine that he did not ask about."""
+    question = Question(QWEN_3B, "tgi", parse_gpus(["4090"]), method="exl2")
+    assert answer(question).verdict is Verdict.FITS
+    refused = answer(replace(question, engine="sglang", refused="SGLang cannot load EXL2"))
+    assert (refused.verdict, refused.headline) == (Verdict.REFUSED, "SGLang cannot load EXL2")
+    assert answer(replace(question, engine="sglang", devices=parse_gpus(["cpu-64"]))).headline.startswith("SGLang")
