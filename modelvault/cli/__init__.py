@@ -20,6 +20,10 @@ def main() -> None:
             # Imported late: the package must be importable (by the docs, by tests) without Typer building every command.
             from modelvault.cli.app import app
 
+            if "--json" in sys.argv:
+                from modelvault.cli.run import with_documents
+
+                with_documents(app)
             app()
         finally:
             _let_go()

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from typer.exceptions import TyperException
 
 from modelvault.cli.console import console_progress, wrapped
-from modelvault.errors import Interrupted, ModelvaultError, PartlyDone, of_the_system
+from modelvault.errors import Interrupted, ModelvaultError, PartlyDone, UsageProblem, of_the_system
 from modelvault.progress import Progress
 
 Result = TypeVar("Result")
@@ -51,6 +52,26 @@ def run(
     _print_lines(render(result))
     for warning in warnings:
         _say("warning", warning)
+
+
+def with_documents(app: typer.Typer) -> NoReturn:
+    """Run the command line for a program that reads JSON: what makes no sense on it is answered with a document as well."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        names: list[str] = []
+        while context is not None and context.parent is not None:
+            names.insert(0, context.info_name)
+            context = context.parent
+        hint = f"`{' '.join(['modelvault', *names])} -h` shows what it takes"
+        try:
+            _fail(" ".join(names), True, UsageProblem(error.format_message().rstrip("."), hint=hint))
+        except typer.Exit as ended:
+            sys.exit(ended.exit_code)
+    except typer.Abort:
+        _say("error", "nobody answered")
+        sys.exit(1)
 
 
 def warnings_of(result: object) -> list[str]:

@@ -87,3 +87,22 @@ def test_what_is_no_public_key(machine: Callable[..., Machine], tmp_path: Path) 
     assert "NAME.pub" in failed(pc, "keys", "trust", tmp_path / "my drive", code=2)["hint"]
     (tmp_path / "my drive" / "pc.pub").touch()
     assert f"'{tmp_path / 'my drive' / 'pc.pub'}'" in failed(pc, "keys", "trust", tmp_path / "my drive", code=2)["hint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "said"),
+    [
+        (("list", "--bogus"), "list", "No such option: --bogus"),
+        (("show",), "show", "Missing argument 'MODEL'"),
+        (("keys", "forget"), "keys", "No such command 'forget'"),
+        (("fit", "x", "--users", "0"), "fit", "not a whole number"),
+    ],
+)
+def test_a_program_reads_what_was_wrong_with_its_line(
+    words: tuple[str, ...], command: str, said: str, machine: Callable[..., Machine]
+) -> None:
+    """Breaks if a script that asked for JSON finds nothing on standard output, and has to guess from the exit code."""
+    ran = machine("pc").json(*words, code=2)
+    assert (ran.document["command"], ran.document["error"]["code"], ran.err) == (command, "usage", "")
+    assert said in ran.document["error"]["message"]
+    assert f"modelvault {command} -h" in ran.document["error"]["hint"]
