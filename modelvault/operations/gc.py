@@ -7,11 +7,12 @@ from pathlib import Path
 from modelvault.errors import ModelvaultError, VaultDamaged, VaultLocked
 from modelvault.locks import FileLock
 from modelvault.results.models import GcResult
+from modelvault.transfer import beside
 from modelvault.vault import Vault
 
 
 def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> GcResult:
-    """Delete unneeded blobs, and what is left of imports that a newer one overtook and of bundles that were finished.
+    """Delete unneeded blobs, and what nobody goes on with: imports that a newer one overtook, bundles that were finished, second transfers.
 
     With ``partial`` also unfinished transfers and imports that no process holds (they could be gone on with).
 
@@ -27,7 +28,7 @@ def collect(vault: Vault, *, dry_run: bool = False, partial: bool = False) -> Gc
             )
         unneeded = vault.store.unneeded()
         leftovers = tuple(vault.store.leftovers())
-        unfinished = _transfers(vault) if partial else [*_overtaken(vault), *_void(vault)]
+        unfinished = _transfers(vault) if partial else [*_overtaken(vault), *_void(vault), *beside(vault.partial)]
         idle = [path for path in unfinished if _take(path, locks, dry_run=dry_run)]
         freed = vault.store.freed_by(unneeded)
         size, linked = freed + sum(path.stat().st_size for path in leftovers), sum(unneeded.values()) - freed

@@ -17,6 +17,8 @@ from large_model import LARGE, SIZE
 from machines import PROGRAM, Machine, flip_bit, trust
 from refusals import blobs, failed, running, succeeded
 
+from modelvault.locks import FileLock
+
 PATIENT = {"MODELVAULT_LOCK_WAIT": "60"}
 
 
@@ -57,13 +59,21 @@ def test_two_pulls_of_one_model(machine: Callable[..., Machine], large: Path) ->
     pc.run("verify")
 
 
-def test_two_pulls_that_share_files(machine: Callable[..., Machine], large: Path, tiny_gguf: Path) -> None:
-    """Breaks if a long pull blocks another model's: each transfer has its own lock."""
-    with FaultyHub({"org/large": large, "org/tiny": tiny_gguf}, send_buffer=16 << 10) as hub:
+def test_two_pulls_that_share_files(
+    machine: Callable[..., Machine], large: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Breaks if a long pull blocks another model's, though the two have a small file in common."""
+    slow, quick = tmp_path / "slow", Path(shutil.copytree(tiny_gguf, tmp_path / "quick"))
+    slow.mkdir()
+    (slow / LARGE).hardlink_to(large / LARGE)
+    for folder in (slow, quick):
+        (folder / "LICENSE").write_text("the same for both\n")
+    with FaultyHub({"org/large": slow, "org/tiny": quick}, send_buffer=16 << 10) as hub:
         hub.faults.hold = hold = threading.Event()
         pc = machine("pc", hub.url)
         reached = hub.reached(LARGE, SIZE // 30)
-        with running(pc, "pull", "org/large") as first:
+        with running(pc, "pull", "org/large") as first, ExitStack() as let_go:
+            let_go.callback(hold.set)  # else the hub would not end where the test fails
             assert reached.wait(60)
             hub.faults.hold = None
             succeeded(pc, "pull", "org/tiny")
@@ -71,7 +81,22 @@ def test_two_pulls_that_share_files(machine: Callable[..., Machine], large: Path
             hold.set()
             first.end(0)
     assert pc.models() == {"org/large", "org/tiny"}
+    assert not list(pc.vault.glob("partial/*/lock"))
     pc.run("verify")
+
+
+def test_what_a_killed_second_transfer_left(machine: Callable[..., Machine], tiny_gguf: Path) -> None:
+    """Breaks if a small file that was fetched twice at once lies there for good after a kill, or is taken from a process that works on it."""
+    pc = machine("pc")
+    pc.run("add", tiny_gguf, "--name", "tiny")
+    left, held = (pc.vault / "partial" / f"sha256-{digit * 64}+2" for digit in "ab")
+    for path in (left, held):
+        path.mkdir()
+        (path / "data").write_bytes(b"half of it")
+    with FileLock(held / "lock"):
+        assert pc.json("gc").result["partial"] == [left.name]
+    assert not left.exists()
+    assert held.exists()
 
 
 @pytest.mark.parametrize("names", [("one", "two"), ("same", "same")])

@@ -22,7 +22,7 @@ from modelvault.errors import (
     VaultLocked,
 )
 from modelvault.progress import NoProgress
-from modelvault.transfer import Fetched, TransferOptions, Transfers, Wanted
+from modelvault.transfer import Fetched, TransferOptions, Transfers, Wanted, beside
 from modelvault.transfer import transfers as transfers_module
 from modelvault.transfer.frontier import Frontier
 from modelvault.transfer.geometry import piece_size
@@ -390,16 +390,50 @@ def test_a_blocked_read_is_cut_short(tmp_path: Path) -> None:
     assert aborted.is_set()
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two writers in one partial file would mix their pieces."""
+    monkeypatch.setattr(transfers_module, "SMALL", 999)
     source = Memory("a", content(1000))
     with Transfers(tmp_path, [source.wanted()], FAST, Log()):
         with (
             pytest.raises(VaultLocked, match="the transfer of a is in use"),
-            Transfers(tmp_path, [Memory("b", b"x").wanted(), source.wanted()], FAST, Log()),
+            Transfers(tmp_path, [Memory("b", content(2000)).wanted(), source.wanted()], FAST, Log()),
         ):
             pass
-        fetch(tmp_path, Memory("b", b"x").wanted())  # whose lock the refused one let go again
+        fetch(tmp_path, Memory("b", content(2000)).wanted())  # whose lock the refused one let go again
+
+
+def test_small_files_are_not_waited_for(tmp_path: Path) -> None:
+    """Breaks if a pull of hours keeps the README that its model shares with others from every other pull."""
+    shared = content(900)
+    readme = [Memory("README.md", shared) for _ in range(3)]
+    large = [Memory(f"{number}.gguf", content(1000 + number)) for number in range(3)]
+    with contextlib.ExitStack() as stack:
+        pulls = [
+            stack.enter_context(Transfers(tmp_path, [big.wanted(), small.wanted()], FAST, Log()))
+            for big, small in zip(large, readme, strict=True)
+        ]
+        found = [pull.run() for pull in pulls]
+        assert len({item.data for fetched in found for item in fetched}) == 6
+        assert {fetched[1].data.read_bytes() for fetched in found} == {shared}
+        pulls[1].discard(found[1][1])
+        assert not found[1][1].data.exists()
+    # What could be gone on with stays, and nothing beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        {source.wanted().key for source in (*large, readme[0])}
+    )
+
+
+def test_what_is_refused_leaves_nothing_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks if second transfers pile up: only a process that was killed leaves one, which is gone on with where it is needed again."""
+    monkeypatch.setattr(transfers_module, "SMALL", 999)
+    small, large = Memory("README.md", content(900)), Memory("a.gguf", content(1000))
+    with Transfers(tmp_path, [large.wanted(), small.wanted()], FAST, Log()):
+        left = tmp_path / f"{small.wanted().key}+2"
+        left.mkdir()
+        with Transfers(tmp_path, [Memory("b.gguf", content(2000)).wanted(), small.wanted()], FAST, Log()):
+            assert beside(tmp_path) == [left]
+        assert beside(tmp_path) == []
 
 
 def test_a_full_disk_is_met_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
