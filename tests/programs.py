@@ -1,10 +1,13 @@
 """Programs of the system that tests compare with."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +25,14 @@ def missing(what: str) -> NoReturn:
 def require_program(name: str) -> str:
     """Find a program; else skip or fail."""
     return shutil.which(name) or missing(name)
+
+
+@contextlib.contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Wait until no other test on this machine is in such a block: groups of xdist have been lost without a word before."""
+    with Path(tempfile.gettempdir(), f"modelvault-tests-{os.geteuid()}-{what}.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def ended(

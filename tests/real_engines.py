@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ended
+from programs import alone, ended
 
 _START_SECONDS = 60.0
 _GENERATE = Path(__file__).parents[1] / "scripts" / "generate.py"
@@ -222,7 +222,7 @@ def _vllm_environment(home: str, cache_dir: Path) -> dict[str, str]:
 def vllm_generate(cache_dir: Path, repo: str, prompt: str, *, tokens: int = 8) -> str:
     """Let the real vLLM load ``repo`` by name from a hub cache, offline, and complete a prompt on the CPU."""
     python = require_engine("vllm")
-    with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
+    with alone("vllm"), tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
         environment = _vllm_environment(home, cache_dir)
         command = [str(python), "-c", _VLLM_SCRIPT, repo, prompt, str(tokens)]
         done = ended(command, environment, home)
@@ -248,7 +248,7 @@ def vllm_server(cache_dir: Path, repo: str) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
+    with alone("vllm"), tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
         log = Path(home) / "server.log"
         with log.open("wb") as sink:
             # The program `vllm` of the CPU's package does not start: it looks for a package of another name.

@@ -10,7 +10,7 @@ import shlex
 import tempfile
 from pathlib import Path
 
-from programs import ended
+from programs import alone, ended
 from real_engines import AWQ_KERNEL, require_engine
 
 _SERVE = """
@@ -93,7 +93,8 @@ def run_transformers(variables: dict[str, str], repository: str, prompt: str, *,
 
 
 def _outputs(command: list[str], environment: dict[str, str], home: str) -> dict[str, str]:
-    done = ended(command, environment, home)
+    with alone("vllm"):
+        done = ended(command, environment, home)
     words = (line.partition(" ") for line in done.stdout.splitlines())
     found = {word: rest for word, _, rest in words if word in {"CLASS", "OUTPUT"}}
     assert "OUTPUT" in found, f"{command[-1]}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

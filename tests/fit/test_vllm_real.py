@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from make_models import make_sharded_safetensors
-from programs import ended
+from programs import alone, ended
 from real_engines import require_engine
 
 from modelvault.fit import vllm
 from modelvault.fit.transformers_shape import transformers_shape
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm")]
 CACHE = 1 << 30
 # Weights are made up by vLLM itself: what is looked at is the shape.
 _START = """
@@ -58,7 +58,7 @@ def test_tokens_are_those_that_vllm_reports(shape: str, tmp_path: Path) -> None:
 
 def start(model: Path) -> tuple[int, int]:
     """Have vLLM start with a model; give the blocks of its cache, and the tokens of one."""
-    with tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
+    with alone("vllm"), tempfile.TemporaryDirectory(prefix="vllm-home-") as home:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": home,
