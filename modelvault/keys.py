@@ -117,6 +117,17 @@ class _KeyFile:
     own: bool
 
 
+def _in_role(key: KeyInfo, role: Role) -> str:
+    """Say what to do where a key that is known for one role is wanted in another."""
+    another = f"have another key made for {role}s where it comes from: {_MAKE[role]}"
+    if key.own:
+        return f"a key has one role: {another}"
+    return (
+        f"if it was trusted for {key.role}s by mistake, take that back with `modelvault keys revoke {key.name}` "
+        f"and trust it again with --role {role}; else {another}"
+    )
+
+
 class KeyRing:
     """The keys of one vault. A vault trusts its own keys and those in ``trusted/`` and ``sites/``, each in its role."""
 
@@ -219,8 +230,7 @@ class KeyRing:
             if info.fingerprint == actual and info.role is not role:
                 raise TrustRefused(
                     f"the key {name} is known here as {info.name}, for {info.role}s: a key has one role",
-                    hint=f"if it was trusted for {info.role}s by mistake, take that back with `modelvault keys revoke {info.name}` "
-                    f"and trust it again with --role {role}; else have another key made for {role}s where it comes from: {_MAKE[role]}",
+                    hint=_in_role(info, role),
                 )
             if info.fingerprint == actual and not info.own and info.name != name:
                 raise UsageProblem(
@@ -233,7 +243,7 @@ class KeyRing:
         if path.exists():
             raise UsageProblem(
                 f"another key is trusted under the name {name}",
-                hint=f"choose another name, or take that one back: modelvault keys revoke {name}",
+                hint=f"give this one another name with --name; or, if it takes the other's place, take that back first: modelvault keys revoke {name}",
             )
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         fsio.atomic_write(path, _public_pem(key))
@@ -274,7 +284,7 @@ class KeyRing:
         if other is not None:
             raise TrustRefused(
                 f"the signature is by {other.name}, whose key is for {other.role}s: it does not count for a {role}",
-                hint=f"a key has one role: have another made for {role}s on the machine that signed: {_MAKE[role]}",
+                hint=_in_role(other, role),
                 key=other.fingerprint,
             )
         raise TrustRefused(

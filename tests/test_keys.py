@@ -334,3 +334,16 @@ def test_a_site_with_a_new_key(ring: KeyRing, other: KeyRing, tmp_path: Path) ->
     assert ring.verify(new.sign(MESSAGE), MESSAGE, Role.RECEIPT).name == "lab"
     with pytest.raises(TrustRefused):
         ring.verify(old.sign(MESSAGE), MESSAGE, Role.RECEIPT)
+
+
+def test_hints_lead_out(ring: KeyRing, other: KeyRing) -> None:
+    """Breaks if the one command that an error names would revoke a key that is good, or send somebody away for a new one for nothing."""
+    first, second = other.new("default"), other.new("second")
+    ring.trust("default", first.public_pem, first.info.fingerprint)
+    with pytest.raises(UsageProblem) as caught:
+        ring.trust("default", second.public_pem, second.info.fingerprint)
+    assert "--name" in str(caught.value.hint)
+    with pytest.raises(TrustRefused) as refused:
+        ring.verify(first.sign(MESSAGE), MESSAGE, Role.RECEIPT)
+    assert "modelvault keys revoke default" in str(refused.value.hint)
+    assert "--role receipt" in str(refused.value.hint)

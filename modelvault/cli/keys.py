@@ -35,7 +35,14 @@ AsRole = Annotated[
 ]
 
 
-def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, create: bool = True) -> None:
+def _run(
+    command: str,
+    as_json: bool,
+    work: "Callable[[Vault], KeysResult]",
+    render: "Callable[[KeysResult], Iterator[str]] | None" = None,
+    *,
+    create: bool = True,
+) -> None:
     from modelvault.config import default_home
     from modelvault.vault import Vault
 
@@ -43,7 +50,7 @@ def _run(command: str, as_json: bool, work: "Callable[[Vault], KeysResult]", *, 
         with (Vault.open if create else Vault.existing)(default_home()) as vault:
             return work(vault)
 
-    run(f"keys {command}", as_json, opened, lines)
+    run(f"keys {command}", as_json, opened, render or lines)
 
 
 @app.command(cls=Command)
@@ -98,7 +105,7 @@ def show(
     """
     from modelvault.operations.keys import show_keys
 
-    _run("show", as_json, lambda vault: show_keys(vault, name), create=False)
+    _run("show", as_json, lambda vault: show_keys(vault, name), _own_lines, create=False)
 
 
 @app.command(cls=Command)
@@ -169,6 +176,13 @@ def lines(result: "KeysResult") -> Iterator[str]:
         yield ""
         yield f"{key.name}:"
         yield from fingerprint_lines(key.fingerprint, key.spelled)
+
+
+def _own_lines(result: "KeysResult") -> Iterator[str]:
+    if result.keys:
+        yield from lines(result)
+    else:
+        yield f"no keys of its own in {result.vault}: the first bundle or receipt makes one; `modelvault keys list` shows the trusted ones"
 
 
 def fingerprint_lines(fingerprint: str, spelled: "Sequence[str]") -> Iterator[str]:

@@ -37,8 +37,9 @@ def open_trusted(path: Path, keys: KeyRing | None, *, allow_unsigned: bool) -> t
             return open_bundle(path, keys.verify), keys.broken()
         if not allow_unsigned:
             raise TrustRefused(
-                f"there is no vault on this machine that could tell whose signature {path} carries",
-                hint="set MODELVAULT_HOME, or look at its integrity alone with --allow-unsigned",
+                f"nobody is trusted on this machine yet, so that it cannot be told whose signature {path} carries",
+                hint=f"{how_to_trust(path) or 'no public key lies beside it'}; --allow-unsigned looks at its integrity alone; "
+                "a vault that is elsewhere is named by MODELVAULT_HOME",
             )
     except TrustRefused as error:
         if not allow_unsigned:
