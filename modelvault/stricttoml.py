@@ -39,10 +39,23 @@ def read_toml(file: Path, kind: type[_T], *, page: str) -> _T:
         message, _, path = str(error).partition(" - at ")
         key = path.strip("`").removeprefix("$")
         said = f"{key.lstrip('.')}: {message}" if key else message
-        hint = f"the keys are listed in {page}"
+        hint = f"the keys are described in {page} of the documentation"
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
+            wanted = f"{key.lstrip('.')}.{missing[1]}".lstrip(".")
+            said = f"{wanted} is missing"
+            hint = f"{_example(kind, wanted)}; {hint}"
         if "unknown field" in message and (keys := _keys_at(kind, key)):
             hint = f"the keys there are {', '.join(keys)}; see {page}"
         raise UsageProblem(f"{file}: {said}", hint=hint) from error
+
+
+def _example(kind: type[msgspec.Struct], path: str) -> str:
+    """Say how a key that is missing is written: as a list of tables, or with a value."""
+    table, _, last = path.rpartition(".")
+    keys = _keys_at(kind, path)
+    if keys:
+        return f"write [[{path}]], and below it some of: {', '.join(keys)}"
+    return f"write `{last} = …`" + (f" in {table}" if table else "")
 
 
 def _with_line(error: tomllib.TOMLDecodeError, text: str) -> str:

@@ -8,6 +8,7 @@ from itertools import zip_longest
 _LEAST = 12  # characters to which a column is folded at most: below that, nobody finds a word again
 _LEAST_OF_MANY = 8
 _FEW = 5  # columns
+_JOINTS = "/-:_. "
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
@@ -40,4 +41,11 @@ def fit(
 
 
 def _fold(text: str, width: int) -> list[str]:
-    return [text[at : at + width] for at in range(0, max(len(text), 1), width)]
+    """Break where names and paths have joints, unless that leaves more than half of a line empty."""
+    lines = []
+    while len(text) > width:
+        joint = max(text.rfind(sign, 0, width) for sign in _JOINTS) + 1
+        at = joint if joint > width // 2 else width
+        lines.append(text[:at])
+        text = text[at:]
+    return [*lines, text]

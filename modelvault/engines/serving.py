@@ -117,6 +117,17 @@ def names_of(record: InstallRecord) -> set[str]:
 # -- starting ----------------------------------------------------------------------------------------------------------
 
 
+def program_of(record: InstallRecord) -> str:
+    """Name the program that serves an install. Raises ``UsageProblem`` where none is started from here."""
+    kind = kind_of(record)
+    if kind.program is None or record.remote:
+        raise UsageProblem(
+            f"modelvault starts Ollama and llama.cpp, and not {kind.title}",
+            hint="start it yourself, and say where it listens: --url http://127.0.0.1:PORT",
+        )
+    return kind.program
+
+
 @contextlib.contextmanager
 def started(record: InstallRecord, program: str | None, *, seconds: float) -> Iterator[str]:
     """Start the engine of an install on a free port of this machine, as the user whom the install belongs to; give the address.
@@ -124,17 +135,12 @@ def started(record: InstallRecord, program: str | None, *, seconds: float) -> It
     ``program`` is its file, else it is sought on the PATH. Raises ``UsageProblem`` for an engine that cannot be started here,
     ``EngineMissing`` without the program, ``EngineRefused`` if it does not start.
     """
-    kind = kind_of(record)
-    if kind.program is None or record.remote:
-        raise UsageProblem(
-            f"modelvault starts Ollama and llama.cpp, and not {kind.title}",
-            hint="start it yourself, and say where it listens: --url http://127.0.0.1:PORT",
-        )
+    name = program_of(record)
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         address = f"http://{_LOOPBACK}:{probe.getsockname()[1]}"
-    make = _ollama if kind.program == "ollama" else _llama_server
-    with running(make(record, _found(kind.program, program), address), seconds=seconds):
+    make = _ollama if name == "ollama" else _llama_server
+    with running(make(record, _found(name, program), address), seconds=seconds):
         yield address
 
 

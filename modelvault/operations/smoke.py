@@ -9,7 +9,7 @@ from modelvault.engines import InstallRecord, engines
 from modelvault.engines.checks import check_files
 from modelvault.engines.http_client import ServerUnreachable, parse_address
 from modelvault.engines.processes import EngineMissing
-from modelvault.engines.serving import Client, client_at, kind_of, names_of, started, usual_address
+from modelvault.engines.serving import Client, client_at, kind_of, names_of, program_of, started, usual_address
 from modelvault.errors import EngineRefused, ModelvaultError, UsageProblem
 from modelvault.operations.one_install import one_install
 from modelvault.progress import Progress
@@ -85,6 +85,7 @@ def smoke(vault: Vault, model: str, options: SmokeOptions, progress: Progress) -
 def _address(record: InstallRecord, options: SmokeOptions) -> str | None:
     """Decide where to ask; ``None`` for a server that is still to be started. Raises ``UsageProblem``."""
     if options.start:
+        program_of(record)  # before anything is begun
         return None
     if options.url is not None:
         return parse_address(options.url.removesuffix("/").removesuffix("/v1"))

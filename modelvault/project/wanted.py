@@ -61,7 +61,9 @@ def read_project(file: Path) -> Project:
     """Read a project's file. Raises ``UsageProblem`` naming the file and the key."""
     if not file.exists():
         raise UsageProblem(
-            f"there is no {file}", hint=f"write one ({_PAGE} shows how), or name another with --file", path=str(file)
+            f"there is no {file}",
+            hint='write one, as `[[model]]` and below it `name = "org/name"`, or name another with --file',
+            path=str(file),
         )
     raw = read_toml(file, _Project, page=_PAGE)
     models = tuple(_wanted(file, raw))

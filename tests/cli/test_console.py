@@ -84,6 +84,12 @@ def test_wide_tables_fit_the_terminal() -> None:
     assert max(len(line) for line in fit(header, [row], right=(), width=80)) <= 80
 
 
+def test_names_are_folded_at_their_joints() -> None:
+    """Breaks if a name in a narrow table is torn in the middle of a word where it could be read."""
+    shown = list(fit(("model", "size"), [("organization/a-model-of-some-length", "4 GB")], right=(), width=30))
+    assert [line.split()[0] for line in shown[1:]] == ["organization/a-model-of-", "some-length"]
+
+
 def test_tables_lose_nothing() -> None:
     """Breaks if a name that is too long for the terminal cannot be read there, or is cut where a program reads it."""
     name = "organization/" + "0123456789" * 9
