@@ -96,8 +96,8 @@ class ModelName:
         if not _NAME.fullmatch(self.text):
             raise UsageProblem(
                 f"not a model name: {self.text[:120]!r}",
-                hint="names look like llama-3.1-8b, org/name, org/name:Q4_K_M or ollama:llama3.1:8b; "
-                "paths start with /, ./, ../ or ~",
+                hint="names look like llama-3.1-8b, org/name, org/name:Q4_K_M or ollama:llama3.1:8b, in ASCII letters, digits and . _ -, "
+                "up to 96 of them in each part; paths start with /, ./, ../ or ~",
             )
         if looks_like_path(self.text):
             raise UsageProblem(

@@ -35,7 +35,7 @@ layout; --files gives each model's files their own names, in a directory for eac
 
   sh restore.sh --key {key}.pub --files MODELS DIR
 
-If the volumes lie on several drives, name their directories after DIR, or run it once with each drive.
+If the volumes lie on several drives, name the directories of all of them after DIR, this one too, or run it once with each drive.
 
 What checks must not come with what is checked. Whoever can change the bundle can put a restore.sh here that says "checked" of anything,
 and a {key}.pub of their own. "modelvault bundle" printed the SHA-256 of both on the connected machine. Carry them separately, and compare

@@ -1,5 +1,6 @@
 """``modelvault bundle``."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from modelvault.cli import completion
 from modelvault.cli.bundle_lines import model_table
 from modelvault.cli.console import counted, drive_prompt, human_size, human_time
 from modelvault.cli.drive_lines import drive_table
-from modelvault.cli.help import whole_number
+from modelvault.cli.help import option_size, whole_number
 from modelvault.cli.keys import fingerprint_lines
 from modelvault.cli.run import Json, run
 
@@ -81,7 +82,7 @@ def bundle(
       modelvault bundle --answer /media/usb --to /media/ssd
     """
     from modelvault.artifact import ModelName
-    from modelvault.config import default_home, parse_size
+    from modelvault.config import default_home
     from modelvault.operations.bundle import BundleRequest, bundle
     from modelvault.vault import Vault
 
@@ -90,7 +91,7 @@ def bundle(
             names=tuple(ModelName(model) for model in models or ()),
             to=tuple(Path(place).expanduser() for place in to),
             label=label,
-            volume_size=parse_size(volume_size) if volume_size else None,
+            volume_size=option_size("--volume-size", volume_size) if volume_size else None,
             key=key,
             sequence=sequence,
             read_back=not no_readback,
@@ -140,15 +141,19 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     yield f"  {result.restore_sha256}  restore.sh"
     yield f"  {result.public_key_sha256}  {result.key}.pub"
     yield "next, on the isolated server:"
-    yield f"  modelvault keys trust {result.directory / result.key}.pub   (once)"
-    holding = dict.fromkeys(str(drive.directory) for drive in result.drives if drive.volumes)
-    original = "ORIGINAL " if result.patches else ""
-    yield f"  modelvault import {original}{' '.join(holding) or result.directory}"
+    yield f"  {shlex.join(['modelvault', 'keys', 'trust', f'{result.directory / result.key}.pub'])}   (once)"
+    holding = tuple(dict.fromkeys(str(drive.directory) for drive in result.drives if drive.volumes))
+    original = ("ORIGINAL",) if result.patches else ()
+    yield f"  {shlex.join(['modelvault', 'import', *original, *(holding or (str(result.directory),))])}"
+    if sum(bool(drive.volumes) for drive in result.drives) > len(
+        holding
+    ):  # one slot: every drive was in the same place
+        yield "  once with each of the drives, in any order"
 
 
 def _there_already(result: "BundleResult") -> Iterator[str]:
     yield f"{result.directory} holds just these models, finished: nothing was written"
-    yield f"`modelvault verify {result.directory}` reads it again; another --label, --sequence or --volume-size writes another one"
+    yield f"`{shlex.join(['modelvault', 'verify', str(result.directory)])}` reads it again; another --label, --sequence or --volume-size writes another one"
 
 
 def _written(result: "BundleResult") -> Iterator[str]:

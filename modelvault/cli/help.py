@@ -38,6 +38,17 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return parse
 
 
+def option_size(option: str, text: str) -> int:
+    """Read the size that an option was given, in bytes. Raises ``UsageProblem`` that names the option."""
+    from modelvault.config import parse_size
+    from modelvault.errors import UsageProblem
+
+    try:
+        return parse_size(text)
+    except UsageProblem as error:
+        raise UsageProblem(f"{option}: {error.message}", hint=error.hint) from error
+
+
 def _nothing(*_: object, **__: object) -> None:
     return None
 

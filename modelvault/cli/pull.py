@@ -8,7 +8,7 @@ import typer
 
 from modelvault.cli import completion
 from modelvault.cli.console import consent_prompt, counted, human_size, human_time
-from modelvault.cli.help import whole_number
+from modelvault.cli.help import option_size, whole_number
 from modelvault.cli.run import Json, run
 from modelvault.cli.tables import table
 
@@ -126,7 +126,7 @@ def pull(
     from modelvault.cli.choosing import ask_for_quantization
     from modelvault.cli.project import project_lines
     from modelvault.cli.updates import update_lines
-    from modelvault.config import default_home, parse_size
+    from modelvault.config import default_home
     from modelvault.operations.fitting import Room
     from modelvault.operations.project import ProjectRequest, pull_project
     from modelvault.operations.pull import PullRequest, pull
@@ -143,7 +143,7 @@ def pull(
             wish=wish,
             endpoint=endpoint,
             connections=connections,
-            limit_rate=parse_size(limit_rate) if limit_rate else None,
+            limit_rate=option_size("--limit-rate", limit_rate) if limit_rate else None,
             allow_pickle=allow_pickle,
             accept_license=accept_license,
             consent=None if as_json else consent_prompt(),

@@ -1,5 +1,6 @@
 """``modelvault receipt``."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -117,8 +118,9 @@ def written_lines(result: "ReceiptWritten") -> Iterator[str]:
         yield from fingerprint_lines(result.fingerprint, result.spelled)
     yield "next, on the connected side:"
     if result.new_key:
-        yield f"  modelvault keys trust {result.path.with_name(f'{result.site}.pub')} --role receipt   (once)"
-    yield f"  modelvault receipt add {result.path}"
+        key = str(result.path.with_name(f"{result.site}.pub"))
+        yield f"  {shlex.join(['modelvault', 'keys', 'trust', key, '--role', 'receipt'])}   (once)"
+    yield f"  {shlex.join(['modelvault', 'receipt', 'add', str(result.path)])}"
     yield f"  modelvault bundle --for {result.site} --to DIR"
 
 

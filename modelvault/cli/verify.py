@@ -1,5 +1,6 @@
 """``modelvault verify``."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,5 +140,6 @@ def request_lines(request: "RequestWritten") -> Iterator[str]:
         yield from fingerprint_lines(request.fingerprint, request.spelled)
     yield "next, on the connected side:"
     if request.new_key:
-        yield f"  modelvault keys trust {request.path.with_name(f'{request.site}.pub')} --role receipt   (once)"
-    yield f"  modelvault bundle --answer {request.path} --to DIR"
+        key = str(request.path.with_name(f"{request.site}.pub"))
+        yield f"  {shlex.join(['modelvault', 'keys', 'trust', key, '--role', 'receipt'])}   (once)"
+    yield f"  {shlex.join(['modelvault', 'bundle', '--answer', str(request.path)])} --to DIR"

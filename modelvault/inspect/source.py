@@ -80,6 +80,6 @@ def pickle_refused(names: list[str]) -> PolicyRefused:
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     return PolicyRefused(
         f"pickle files can run any code when they are loaded: {shown}",
-        hint="leave them out with --exclude, or accept the risk with --allow-pickle",
+        hint="leave them out (a pull takes --exclude; for `add`, a folder without them), or accept the risk with --allow-pickle",
         files=names,
     )

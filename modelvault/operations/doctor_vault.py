@@ -80,7 +80,7 @@ def _ground(look: VaultLook, vault: Vault) -> None:
     if not vault.store.exists:
         look.note("vault", f"there is none in {root} yet: `pull`, `add` and `import` make it", sudo_hint(root))
     else:
-        look.ok("vault", f"in {root}; belongs to {owner}; {free:,} bytes free")
+        look.ok("vault", f"in {root}; belongs to {owner}; {free / 1e9:,.1f} GB free")
     if filesystem.on_network_file_system(root):
         look.note("vault", "it lies on a network file system: everything works, and locks are only as good as that")
 

@@ -91,12 +91,13 @@ def raise_failures(result: ImportsResult, outcomes: Sequence[Fared]) -> None:
 def _what_next(errors: Sequence[ModelvaultError], bundles: int) -> str:
     """Say what to do next: the first one's hint, or all the volumes that models wait for, where each names its own."""
     hint = errors[0].hint
-    waiting = bundles == 1 and all(isinstance(error, VolumesWanted) for error in errors)
+    waiting = [error for error in errors if isinstance(error, VolumesWanted)]
     if (
-        waiting
-        and len({error.hint for error in errors}) > 1
-        and not any("patch" in (error.hint or "") for error in errors)
+        bundles == 1
+        and errors[0] in waiting
+        and len({error.hint for error in waiting}) > 1
+        and not any("patch" in (error.hint or "") for error in waiting)
     ):
-        volumes = sorted({number for error in errors for number in error.data["volumes"]})
+        volumes = sorted({number for error in waiting for number in error.data["volumes"]})
         return f"import the drives that hold {name_volumes(volumes)}: what arrived is kept"
     return hint or "run the same command again once the cause is mended: it goes on where it stopped"

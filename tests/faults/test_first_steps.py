@@ -1,5 +1,6 @@
 """What somebody meets who tries things out: a vault in the wrong place, a damaged file, a half-written bundle."""
 
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -145,3 +146,30 @@ def test_the_key_called_default_signs(pc: Machine, tmp_path: Path) -> None:
     pc.run("keys", "new", "default")
     pc.run("keys", "new", "release-2026")
     assert succeeded(pc, "bundle", "--to", tmp_path)["key"] == "default"
+
+
+def test_what_is_printed_to_be_typed_can_be_typed(pc: Machine, machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Breaks if the next command that is shown means another path, as soon as the path has a space."""
+    drive = tmp_path / "my drive"
+    drive.mkdir()
+    server = machine("server")
+    shown = pc.run("bundle", "--to", drive).out
+    bundle = only_bundle(drive)
+    commands = [
+        shlex.split(line.removesuffix("(once)")) for line in shown.splitlines() if line.startswith("  modelvault")
+    ]
+    assert commands == [
+        ["modelvault", "keys", "trust", str(bundle / "default.pub")],
+        ["modelvault", "import", str(bundle)],
+    ]
+    # A machine on which nothing was done yet is told the same way in.
+    assert shlex.join(commands[0]) in failed(server, "verify", bundle, code=14)["hint"]
+
+
+def test_trusted_keys_are_no_own_ones(pc: Machine, machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Breaks if a server that trusts a key is told that there are no keys."""
+    server = machine("server")
+    pc.run("bundle", "--to", tmp_path)
+    trust(server, pc, only_bundle(tmp_path))
+    shown = server.run("keys", "show").out
+    assert ("no keys of its own" in shown, "keys list" in shown) == (True, True)
