@@ -244,6 +244,10 @@ class Store:
         found = (self.blob_path(digest).stat() for digest in digests)
         return sum(status.st_size for status in found if status.st_nlink == 1)
 
+    def aside_path(self, digest: Digest) -> Path:
+        """Say where a blob lies that was set aside."""
+        return self._blobs / (_DAMAGED + digest.hex)
+
     def set_aside(self, digest: Digest, seen: os.stat_result) -> Path | None:
         """Take a blob that turned out to be damaged out of the way, so that nothing takes it for whole any more; say where it lies now.
 
@@ -252,7 +256,7 @@ class Store:
         path = self.blob_path(digest)
         if not os.path.samestat(path.stat(), seen):
             return None
-        aside = path.rename(path.with_name(_DAMAGED + digest.hex))
+        aside = path.rename(self.aside_path(digest))
         fsio.fsync_directory(path.parent)
         return aside
 

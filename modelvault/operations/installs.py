@@ -1,6 +1,5 @@
 """``installs`` and ``verify --installs``: what is installed where, and whether it still is what was installed."""
 
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from modelvault.artifact import ModelName
 from modelvault.engines import InstalledFile, InstallRecord, LinkKind, engines
 from modelvault.engines.checks import check_files
 from modelvault.errors import DigestMismatch, ModelvaultError, UsageProblem
-from modelvault.operations.summaries import last_smoke
+from modelvault.operations.summaries import last_smoke, repair
 from modelvault.progress import Progress
 from modelvault.results.bundles import Damage, VerifyResult
 from modelvault.results.installs import InstallsResult, InstallState
@@ -104,7 +103,7 @@ def _judge(states: Sequence[InstallState], result: InstallsResult | VerifyResult
     if not broken:
         return
     first = broken[0]
-    command = shlex.join(["modelvault", "install", first.model, "--engine", f"{first.engine}={first.directory}"])
+    command = repair(first.model, first.engine, first.directory)
     raise DigestMismatch(
         f"{len(broken)} of {len(states)} installs are not as they were made, the first is {first.installed_name} "
         f"in {first.engine}: {first.problems[0]}",

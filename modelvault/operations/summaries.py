@@ -1,5 +1,6 @@
 """How a stored model is summed up in a result; shared by the operations that show models."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,11 @@ def install_line(row: "InstallRow", smokes: "Sequence[SmokeRow]" = ()) -> Instal
     """Sum up an install for ``show``, with its ``smokes`` (the newest first), and for ``rm``, which leaves it."""
     last = last_smoke(row, smokes)
     return InstallLine(row.model, row.engine, row.directory, row.installed_name, row.installed_at, last)
+
+
+def repair(model: str, engine: str, directory: str) -> str:
+    """Give the command that brings what is missing or wrong in an install."""
+    return shlex.join(["modelvault", "install", model, "--engine", f"{engine}={directory}"])
 
 
 def last_smoke(row: "InstallRow", smokes: "Sequence[SmokeRow]") -> str | None:

@@ -4,18 +4,24 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelvault import fsio
 from modelvault.artifact import Digest, ModelName
+from modelvault.engines import InstallRecord
 from modelvault.errors import DigestMismatch, Interrupted, ModelvaultError, UsageProblem, in_words
 from modelvault.modelpack import IndexEntry
+from modelvault.operations.summaries import repair
 from modelvault.progress import Progress
 from modelvault.results.bundles import Damage, VerifyResult
 from modelvault.vault import Vault
+
+if TYPE_CHECKING:
+    from modelvault.registry import InstallRow
 
 _MOST_THREADS = 8
 _READ_ONLY = "the vault can only be read: it was not locked meanwhile, and the outcome is not recorded"
@@ -46,6 +52,7 @@ def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> Veri
                 sizes[digest] = size
                 needed_by.setdefault(digest, []).append(entry.name.text)
         problems = _hash_all(vault, sizes, progress)
+        shared = _sharing(vault, problems) if problems else ()
         damage += [
             Damage(str(vault.store.blob_path(digest)), problem, tuple(needed_by[digest]))
             for digest, problem in problems.items()
@@ -58,12 +65,13 @@ def verify(vault: Vault, names: Sequence[ModelName], progress: Progress) -> Veri
             size=sum(sizes.values()),
             seconds=time.monotonic() - begun,
             damage=tuple(damage),
+            warnings=tuple(map(_also_damaged, shared)),
         )
         if vault.writable:
             result = _recorded(vault, result, [entry.name.text for entry in entries])
         else:
-            result = replace(result, warnings=(_READ_ONLY,))
-    return _judged(result)
+            result = replace(result, warnings=(*result.warnings, _READ_ONLY))
+    return _judged(result, shared)
 
 
 def _entry(vault: Vault, name: ModelName) -> IndexEntry:
@@ -75,15 +83,58 @@ def _entry(vault: Vault, name: ModelName) -> IndexEntry:
         raise
 
 
-def _judged(result: VerifyResult) -> VerifyResult:
+def _sharing(vault: Vault, blobs: Iterable[Digest]) -> "tuple[InstallRow, ...]":
+    """Find the installs that have a damaged file by hard link: it is the same file there, and what comes into the vault anew is not."""
+    places = {
+        str(digest): (vault.store.blob_path(digest), vault.store.aside_path(digest))  # an earlier run may have moved it
+        for digest in blobs
+    }
+    try:
+        return tuple(row for row in vault.installs() if _shares(row, places))
+    except ModelvaultError:  # a registry that cannot be read hides nothing of the damage
+        return ()
+
+
+def _shares(row: "InstallRow", places: Mapping[str, Sequence[Path]]) -> bool:
+    try:
+        record = InstallRecord.from_json(row.record)
+    except ModelvaultError:  # nor does a record; `verify --installs` says what is wrong with it
+        return False
+    return not record.remote and any(
+        _is_same(Path(record.directory, file.path), place)
+        for file in record.files
+        for place in places.get(file.digest, ())
+    )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _also_damaged(row: "InstallRow") -> str:
+    return f"also damaged, since it is the same file there: {row.installed_name} in {row.engine} ({row.directory})"
+
+
+def _judged(result: VerifyResult, shared: "Sequence[InstallRow]") -> VerifyResult:
     if not result.damage:
         return result
     first = result.damage[0]
     models = sorted({model for item in result.damage for model in item.models})
+    hint = f"pull or import the affected models again: {', '.join(models[:5])}"
+    if shared:
+        row = shared[0]
+        hint += (
+            f"; that mends no install: after it, `modelvault verify --installs` shows those that are damaged, and "
+            f"`{repair(row.model, row.engine, row.directory)}` mends {row.installed_name}"
+        )
     raise DigestMismatch(
         f"{result.subject}: {len(result.damage)} damaged, the first is {first.where}: {first.problem}",
-        hint=f"pull or import the affected models again: {', '.join(models[:5])}",
+        hint=hint,
         result=result,
+        installs=[f"{row.installed_name} in {row.engine} ({row.directory})" for row in shared],
     )
 
 
@@ -141,7 +192,7 @@ def _recorded(vault: Vault, result: VerifyResult, names: Sequence[str]) -> Verif
     """Write the outcome down. Where that cannot be done, damage that was found is more important than the record of it."""
     try:
         if vault.history_lost:
-            result = replace(result, warnings=(_HISTORY_LOST,))
+            result = replace(result, warnings=(*result.warnings, _HISTORY_LOST))
         for name in names:
             found = [item.problem for item in result.damage if name in item.models]
             outcome = {"model": name, "outcome": "damaged" if found else "ok", "detail": "; ".join(found[:5]) or None}

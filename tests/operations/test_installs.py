@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from machines import Machine, flip_bit
+from machines import Machine, flip_bit, only_bundle
+from refusals import blob_of, failed
 
 
 def states(machine: Machine, *options: str) -> dict[str, Any]:
@@ -50,3 +51,34 @@ def test_what_cannot_be_verified(machine: Callable[..., Machine], tiny_gguf: Pat
     server.run("add", tiny_gguf, "--name", "tiny")
     assert "not installed" in server.json("verify", "--installs", "tiny", code=2).document["error"]["message"]
     assert "not for a bundle" in server.json("verify", "--installs", "./x", code=2).document["error"]["message"]
+
+
+def test_damage_that_an_engine_shares(machine: Callable[..., Machine], tiny_gguf: Path, tmp_path: Path) -> None:
+    """Breaks if a damaged file that is hard-linked into an engine stays there unsaid, once the vault has a sound one again."""
+    pc, server, drive = machine("pc"), machine("server"), tmp_path / "drive"
+    drive.mkdir()
+    pc.run("add", tiny_gguf, "--name", "org/tiny")
+    pc.run("bundle", "--to", drive)
+    bundle, ollama = only_bundle(drive), server.root / "ollama"
+    taken = ("import", bundle, "--allow-unsigned")
+    server.run(*taken, "--engine", f"ollama={ollama}")
+    server.run("install", "org/tiny", "--engine", f"folder={server.root / 'copied'}", "--link", "copy")
+    blob = blob_of(server, "org/tiny", ".gguf")
+    blob.chmod(0o644)
+    flip_bit(blob, blob.stat().st_size // 2)
+
+    command = f"modelvault install org/tiny --engine ollama={ollama}"
+    for run in ("moved aside", "moved aside before"):
+        document = server.json("verify", code=12).document
+        (place,) = document["error"]["data"]["installs"]
+        assert place == f"tiny:q8_0 in ollama ({ollama})", run
+        (warning,) = document["warnings"]
+        assert warning == f"also damaged, since it is the same file there: {place}"
+        assert f"`{command}` mends" in document["error"]["hint"]
+    server.run(*taken)
+    server.run("verify")
+    failed(server, "verify", "--installs", code=12)
+    server.run(*command.split()[1:])
+    server.run("verify", "--installs")
+    (placed,) = ollama.glob(f"blobs/sha256-{blob.name}")
+    assert placed.samefile(blob)
