@@ -105,6 +105,8 @@ def _import_lines(result: "ImportResult") -> Iterator[str]:
     yield f"  label {bundle.label}, sequence {bundle.sequence}; {signer}"
     rows = [(model.name, human_size(model.size), human_size(model.new_bytes), model.outcome) for model in result.models]
     yield from table(("model", "size", "from the drive", "outcome"), rows, right=(1, 2))
+    verb = "would replace" if result.dry_run else "replaces"
+    yield from (f"  {model.name} {verb} {model.replaces}" for model in result.models if model.replaces)
     yield from (f"  {model.reason}" for model in result.models if model.reason)
     for disk in result.disks:
         yield f"needs {human_size(disk.needed)} of {human_size(disk.free)} that are free on the file system of {disk.path}"

@@ -90,6 +90,8 @@ def engine_lines(steps: "Sequence[EngineStep]", *, dry_run: bool) -> Iterator[st
     yield from table(header, rows, right=(3,))
     for directory in dict.fromkeys(step.directory for step in steps):
         yield f"  in {directory}"
+    verb = "would replace" if dry_run else "replaces"
+    yield from (f"  {step.installed_name} in {step.engine} {verb} {step.replaces}" for step in steps if step.replaces)
     if dry_run:
         if not planned:
             yield "nothing to do"

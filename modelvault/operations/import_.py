@@ -35,6 +35,7 @@ from modelvault.operations.receiving import (
     take_in,
     volumes_to_come,
 )
+from modelvault.operations.replacing import replaced_by, step_back
 from modelvault.operations.summaries import bundle_summary
 from modelvault.operations.trust import check_news
 from modelvault.progress import Progress
@@ -169,7 +170,7 @@ def _import(vault: Vault, job: Job) -> _Done:
         outcomes = {}
         # Code first: models bring what they need of it along, and it would then count as installed before this import.
         for entry in sorted(order.entries, key=lambda entry: entry.stored.model.traits.format != CODE_FORMAT):
-            summary = summary_of(entry, missing, received)
+            summary = replace(summary_of(entry, missing, received), replaces=published.replaced.get(entry.name))
             if error := published.refused.get(entry.name):
                 outcomes[entry.name] = refused(summary, error)
             else:
@@ -216,16 +217,19 @@ def _plan(vault: Vault, job: Job) -> _Done:
     """Say what would become of each model, and how full that would make which file systems."""
     missing = job.order.missing(vault)
     expected = forecast(vault, job.order, missing)
-    outcomes = []
+    outcomes: list[Fared] = []
+    warnings: list[str] = []
     for entry in job.order.entries:
         summary = summary_of(entry, missing, expected.received)
         if error := not_whole(job.order, entry, expected.received):
             outcomes.append(refused(summary, error))
         else:
-            outcomes.append(_planned(vault, entry, summary, job))
+            replacing = replace(summary, replaces=replaced_by(vault, entry))
+            outcomes.append(_planned(vault, entry, replacing, job))
+            warnings += filter(None, [step_back(vault, entry, job.order.bundle.index)])
     written = writes(step for outcome in outcomes for step in outcome.steps)
     filled = disks([(vault.root, expected.needed), *written])
-    return _Done(tuple(outcomes), disks=filled, to_come=numbers_of(expected.received.waiting))
+    return _Done(tuple(outcomes), disks=filled, to_come=numbers_of(expected.received.waiting), warnings=tuple(warnings))
 
 
 def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) -> Fared:

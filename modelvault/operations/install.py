@@ -24,6 +24,7 @@ from modelvault.eventlog import MAX_LINE
 from modelvault.operations.disks import disks, obstacles, writes
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.needed_code import code_alone, find_code
+from modelvault.operations.replacing import version_of
 from modelvault.operations.summaries import install_line
 from modelvault.progress import Progress
 from modelvault.results.installs import EngineStep, InstallResult
@@ -183,7 +184,8 @@ def plan_step(vault: Vault, step: Step) -> EngineStep:
     adapter = step.placement.adapters[step.target.engine]
     changed: list[str] = []
     request = replace(_request(vault, adapter, step), on_changed=changed.append)
-    return _outcome(request, _plan(adapter, request), changed, "would be replaced")
+    planned = _outcome(request, _plan(adapter, request), changed, "would be replaced")
+    return replace(planned, replaces=_replaced(vault, request))
 
 
 def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
@@ -206,10 +208,22 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
         )
     links = {step.target.directory / file.path: file.link for file in record.files}
     plan = replace(plan, files=tuple(replace(file, link=links.get(file.path, file.link)) for file in plan.files))
-    done = replace(_outcome(request, plan, changed, "were replaced"), next_steps=tuple(adapter.recipe(record)))
+    done = replace(
+        _outcome(request, plan, changed, "were replaced"),
+        next_steps=tuple(adapter.recipe(record)),
+        replaces=_replaced(vault, request),
+    )
     if not done.already or record != request.previous:
         vault.record("install", record.to_json())
     return done
+
+
+def _replaced(vault: Vault, request: InstallRequest) -> str | None:
+    """Say which version of the model an install puts this one in the place of."""
+    before = request.previous
+    if before is None or before.manifest == str(request.stored.manifest):
+        return None
+    return version_of(vault, ModelName(before.model), Digest.parse(before.manifest))
 
 
 def _is_there(request: InstallRequest, plan: InstallPlan) -> bool:

@@ -20,6 +20,7 @@ from modelvault.locks import locked_directory
 from modelvault.operations.delivery import Delivery, VolumesWanted, staging_of
 from modelvault.operations.judging import record_scan, refused_unseen, require_inspected
 from modelvault.operations.publishing import is_published
+from modelvault.operations.replacing import replaced_by, step_back
 from modelvault.operations.trust import FINISH, check_news
 from modelvault.policy import Candidate
 from modelvault.progress import Progress
@@ -159,10 +160,11 @@ def take_in(vault: Vault, order: Order, staging: Path, missing: Mapping[Digest, 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """How publishing went: what is wrong with the models that were ``refused``, and what is to be warned of in the others."""
+    """How publishing went: what is wrong with the models that were ``refused``, what is to be warned of in the others, what they replaced."""
 
     refused: dict[ModelName, ModelvaultError] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    replaced: dict[ModelName, str] = field(default_factory=dict)
 
 
 def publish(vault: Vault, order: Order, received: Received) -> Published:
@@ -178,11 +180,12 @@ def publish(vault: Vault, order: Order, received: Received) -> Published:
                 reports[entry.name] = _inspect(vault, order, entry, received)
         except ModelvaultError as error:
             refused[entry.name] = error
-    said = tuple(f"{name}: {warning}" for name, report in reports.items() for warning in report.advice.warnings)
+    said = [f"{name}: {warning}" for name, report in reports.items() for warning in report.advice.warnings]
+    replaced: dict[ModelName, str] = {}
     if all(entry.name in refused or is_here(vault, entry) for entry in order.entries) and not _news(
         vault, order, refused
     ):
-        return Published(refused, said)
+        return Published(refused, tuple(said))
     with vault.publishing():
         # Hours may have passed. From this look to the record, nobody else publishes: of two imports at once, the newer stays.
         check_news(vault, order.bundle, allow_older=order.allow_older)
@@ -191,12 +194,16 @@ def publish(vault: Vault, order: Order, received: Received) -> Published:
                 continue
             try:
                 with in_words():
+                    version, warning = replaced_by(vault, entry), step_back(vault, entry, order.bundle.index)
                     _publish_model(vault, order, entry, received.blobs, reports[entry.name])
             except ModelvaultError as error:
                 refused[entry.name] = error
+            else:
+                replaced |= {entry.name: version} if version else {}
+                said += [warning] if warning else []
         if models := _news(vault, order, refused):
             _record(vault, order, models)
-    return Published(refused, said)
+    return Published(refused, tuple(said), replaced)
 
 
 def _news(vault: Vault, order: Order, refused: Mapping[ModelName, ModelvaultError]) -> tuple[ModelName, ...]:

@@ -10,7 +10,10 @@ from modelvault.results.papers import ReceiptWritten
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """One model going into one engine: planned or done; ``already``: before this command, which only verified it."""
+    """One model going into one engine: planned or done; ``already``: before this command, which only verified it.
+
+    ``replaces`` is the version of the model that was installed there until now, where that is another one.
+    """
 
     model: str
     engine: str
@@ -21,6 +24,7 @@ class EngineStep:
     already: bool
     warnings: tuple[str, ...]
     next_steps: tuple[str, ...]
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class ImportModel:
     """One model of an import: ``new_bytes`` came off the medium this time; the rest was here, or is still to come.
 
     ``received`` and ``here already`` are in the vault and in no engine, ``installed already`` in all of them before, and only verified;
-    ``reason`` says why a model did not get into its engines, or not even into the vault.
+    ``reason`` says why a model did not get into its engines, or not even into the vault; ``replaces`` is the version that the vault had of it.
     """
 
     name: str
@@ -60,6 +64,7 @@ class ImportModel:
     new_bytes: int
     outcome: Outcome
     reason: str | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,3 +266,32 @@ def test_the_drives_of_two_models(world: World, tmp_path: Path) -> None:
     assert set(fates(ran.result["imports"][0]).values()) <= {Outcome.RECEIVED, Outcome.WAITING}
     world.server.run("import", world.bundle, "--only", ALICE, "--only", BOB)
     assert world.server.models() == {ALICE, BOB}
+
+
+def test_a_version_that_gives_way_is_named(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Breaks if a bundle of another label puts an older version in the place of a newer one, in vault and engine, without a word."""
+    pc, server = machine("pc"), machine("server")
+    bundles, manifests = [], []
+    for number, (label, sequence) in enumerate((("old", "100"), ("new", "200")), 1):
+        folder, drive = tmp_path / label, tmp_path / f"{label}-drive"
+        drive.mkdir()
+        make_gguf_repository(folder, name="tiny", seed=number)
+        manifests.append(pc.json("add", folder, "--name", "tiny").result["model"]["manifest"].partition(":")[2][:12])
+        pc.run("bundle", "--to", drive, "--label", label, "--sequence", sequence)
+        bundles.append(only_bundle(drive))
+    old, new = bundles
+    trust(server, pc, old)
+    engine = ("--engine", f"folder={server.root / 'models'}")
+    server.run("import", old, *engine)
+    forth = f"the version that bundle old/100 brought ({manifests[0]})"
+    back = f"the version that bundle new/200 brought ({manifests[1]})"
+    for bundle, version, older in ((new, forth, 0), (old, back, 1)):
+        planned = server.json("import", bundle, *engine, "--dry-run")
+        (outcome,) = planned.result["imports"]
+        assert [line["replaces"] for line in (*outcome["models"], *outcome["installs"])] == [version, version]
+        for options, verb in ((["--dry-run"], "would replace"), ([], "replaces")):
+            ran = server.run("import", bundle, *engine, *options)
+            assert f"  tiny {verb} {version}" in ran.out
+            assert f"  tiny in folder {verb} {version}" in ran.out
+            assert ran.err.count("older, by its sequence, than new/200") == older
+    assert "replaces" not in server.run("import", old, *engine).out
