@@ -238,7 +238,7 @@ def _planned(vault: Vault, entry: ModelEntry, summary: ImportModel, job: Job) ->
     try:
         with in_words():
             for target in job.targets(entry):
-                for step in with_needed_code(vault, Step(entry.stored, target, job.placement), coming):
+                for step in with_needed_code(vault, Step(entry.stored, target, job.placement, coming=coming)):
                     steps.append(plan_step(vault, step))  # noqa: PERF401 (those before an error count)
     except ModelvaultError as error:
         return Fared(because(placed(summary), error), tuple(steps), error)

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from modelvault.artifact import Digest, Model, ModelName, StoredModel
 from modelvault.engines import (
@@ -29,6 +29,9 @@ from modelvault.operations.summaries import install_line
 from modelvault.progress import Progress
 from modelvault.results.installs import EngineStep, InstallResult
 from modelvault.vault import Vault
+
+if TYPE_CHECKING:
+    from modelvault.registry import InstallRow
 
 _ENTRY = 160  # bytes of a file's entry in the record of an install, but for its path
 
@@ -151,18 +154,22 @@ def install(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One model on its way into one engine. ``fresh`` are blobs that were hashed a moment ago, and need not be again."""
+    """One model on its way into one engine. ``fresh`` are blobs that were hashed a moment ago, and need not be again.
+
+    ``coming`` are models that will be in the vault by the time of the install.
+    """
 
     stored: StoredModel
     target: Target
     placement: Placement
     fresh: Collection[Digest] = ()
+    coming: Sequence[StoredModel] = ()
 
 
-def with_needed_code(vault: Vault, step: Step, coming: Sequence[StoredModel] = ()) -> tuple[Step, ...]:
+def with_needed_code(vault: Vault, step: Step) -> tuple[Step, ...]:
     """Give a step with those before it that bring the code of other repositories, as far as the engine would not find it.
 
-    ``coming`` are models that will be in the vault by the time of the install. Raises ``EngineRefused`` for code that is nowhere.
+    Raises ``EngineRefused`` for code that is nowhere.
     """
     adapter = step.placement.adapters[step.target.engine]
     needs = adapter.needs(_request(vault, adapter, step))
@@ -172,10 +179,10 @@ def with_needed_code(vault: Vault, step: Step, coming: Sequence[StoredModel] = (
     placement = replace(step.placement, name=None, modelfile=None)
     before = []
     for repository, files in needs.items():
-        stored = find_code(vault, repository, files, coming)
+        stored = find_code(vault, repository, files, step.coming)
         # A model that was installed there as a whole is repaired as a whole, or its record would lose files.
         brought = stored if stored.model.name.text in here else code_alone(stored)
-        before.append(Step(brought, step.target, placement, step.fresh))
+        before.append(replace(step, stored=brought, placement=placement))
     return (*before, step)
 
 
@@ -198,7 +205,7 @@ def do_step(vault: Vault, step: Step, progress: Progress) -> EngineStep:
     verb, where = ("checking", "in") if _is_there(request, plan) else ("installing", "into")
     progress.log(f"{verb} {model.name} {where} {step.target.engine} ({step.target.place})")
     with progress.task(f"{verb} {plan.installed_name}", plan.extra_bytes) as task:
-        record = adapter.install(replace(request, on_bytes=task.advance))
+        record = _known_as(vault, adapter.install(replace(request, on_bytes=task.advance)), request)
     fresh = {str(digest): vault.store.blob_path(digest) for digest in step.fresh}
     problems = adapter.verify(record, fresh)
     if problems:
@@ -258,7 +265,7 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
     for row in vault.installs():
         if (row.engine, row.directory, row.installed_name) != place:
             continue
-        if row.model != step.stored.model.name.text:
+        if not _is_of(vault, row, step):
             raise EngineRefused(
                 f"{step.stored.model.name} would replace another model: {row.installed_name} in {row.directory} is the install of {row.model}",
                 hint=f"choose another name with --as, or remove that one: `{install_line(row).removal}`",
@@ -266,6 +273,40 @@ def _request(vault: Vault, adapter: Engine, step: Step) -> InstallRequest:
             )
         return replace(request, previous=InstallRecord.from_json(row.record))
     return request
+
+
+def same_model(one: StoredModel, other: StoredModel) -> bool:
+    """Tell whether two names mean one model, with one recipe: in an engine they are the same, and neither replaces the other."""
+    return (one.manifest, one.model.recipe) == (other.manifest, other.model.recipe)
+
+
+def _is_of(vault: Vault, row: "InstallRow", step: Step) -> bool:
+    """Tell whether an install is the model's of a step: by its name, or by that of another name of the same model."""
+    stored = step.stored
+    if row.model == stored.model.name.text:
+        return True
+    other = next((model for model in step.coming if model.model.name.text == row.model), None)
+    other = other or _listed(vault, row.model)
+    if other is None:
+        return row.manifest == str(stored.manifest)
+    # What lies there may still be an older version, where an update has just brought the newer one under both names.
+    same = str(stored.manifest) in {row.manifest, str(other.manifest)}
+    return same and other.model.recipe == stored.model.recipe
+
+
+def _listed(vault: Vault, name: str) -> StoredModel | None:
+    try:
+        return vault.store.find(ModelName(name))
+    except ModelvaultError:  # its documents are damaged: the record has to do
+        return None
+
+
+def _known_as(vault: Vault, record: InstallRecord, request: InstallRequest) -> InstallRecord:
+    """Keep the name that an install was recorded under while the vault has it: two names of one model do not take turns."""
+    before = request.previous
+    if before is None or before.model == record.model or _listed(vault, before.model) is None:
+        return record
+    return replace(record, model=before.model)
 
 
 def _outcome(request: InstallRequest, plan: InstallPlan, changed: Sequence[str], fate: str) -> EngineStep:

@@ -7,7 +7,7 @@ from modelvault.artifact import ModelName
 from modelvault.bundle.index import ModelEntry
 from modelvault.engines import Target
 from modelvault.errors import EngineRefused, ModelvaultError, UsageProblem, in_words
-from modelvault.operations.install import Placement, Step, plan_step, targets_for
+from modelvault.operations.install import Placement, Step, plan_step, same_model, targets_for
 from modelvault.operations.receiving import Order
 from modelvault.results.installs import EngineStep
 from modelvault.vault import Vault
@@ -65,12 +65,15 @@ def _clashes(vault: Vault, jobs: Sequence[Job]) -> dict[ModelName, EngineRefused
 
     Raises ``UsageProblem``, before hours of reading, for a bad Modelfile and for an ``--as`` that several models would get.
     """
-    taken: dict[tuple[str, str, str], ModelName] = {}
+    taken: dict[tuple[str, str, str], ModelEntry] = {}
     clashes: dict[ModelName, EngineRefused] = {}
     for job in jobs:
         for entry in job.order.entries:
             for step in _foreseen(vault, entry, job):
-                other = taken.setdefault((step.engine, step.directory, step.installed_name), entry.name)
+                first = taken.setdefault((step.engine, step.directory, step.installed_name), entry)
+                if same_model(first.stored, entry.stored):
+                    continue
+                other = first.name
                 if other != entry.name and job.placement.name is not None:
                     raise UsageProblem(
                         f"--as {job.placement.name} would be the name of both {other} and {entry.name}",

@@ -295,3 +295,38 @@ def test_a_version_that_gives_way_is_named(machine: Callable[..., Machine], tmp_
             assert f"  tiny in folder {verb} {version}" in ran.out
             assert ran.err.count("older, by its sequence, than new/200") == older
     assert "replaces" not in server.run("import", old, *engine).out
+
+
+def test_two_names_of_one_model(machine: Callable[..., Machine], tmp_path: Path) -> None:
+    """Breaks if every import fails once the same files are in the vault under two names, which an engine calls the same."""
+    pc, server, drive = machine("pc"), machine("server"), tmp_path / "drive"
+    drive.mkdir()
+    names, engine = ("demo/tiny", "demo/tiny:Q8_0"), ("--engine", f"ollama={server.root / 'ollama'}")
+    for seed in (1, 2):
+        make_gguf_repository(tmp_path / str(seed), name="tiny", seed=seed)
+        for name in names:
+            pc.run("add", tmp_path / str(seed), "--name", name)
+        pc.run("bundle", "--to", drive, "--sequence", str(seed))
+    old, new = sorted(drive.glob("*.mvbundle"))
+    trust(server, pc, old)
+    # The second name comes first, so that the update meets an install that is recorded under it.
+    server.run("import", old, "--only", names[1], *engine)
+    for bundle, outcomes in (
+        (old, [Outcome.INSTALLED_ALREADY] * 2),
+        (new, [Outcome.INSTALLED, Outcome.INSTALLED_ALREADY]),
+    ):
+        planned, done = (
+            server.json("import", bundle, *engine, *options).result["imports"][0] for options in (["--dry-run"], [])
+        )
+        assert list(fates(done).values()) == outcomes
+        assert set(fates(planned)) == set(names)
+        assert list(whole_in_ollama(server.root / "ollama")) == ["tiny"]
+    (install,) = server.json("installs").result["installs"]
+    assert install["model"] == names[1]
+    events = (server.vault / "events.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["kind"] == "install" for line in events) == 2
+    server.run("install", names[0], *engine)
+    server.run("rm", names[1])
+    server.run("install", names[0], *engine)
+    (install,) = server.json("installs").result["installs"]
+    assert install["model"] == names[0]
