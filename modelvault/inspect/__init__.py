@@ -5,7 +5,7 @@ Every check has a rule, a slug that ``InvalidModelFile`` carries: users can look
 
 from modelvault.inspect.advice import Advice, find_pickles
 from modelvault.inspect.code import find_code
-from modelvault.inspect.listing import check_listing, is_pickle_name, top_level
+from modelvault.inspect.listing import check_listing, is_pickle_name, separate_folders
 from modelvault.inspect.model import ModelReport, inspect_file, inspect_model
 from modelvault.inspect.source import pickle_refused
 
@@ -19,5 +19,5 @@ __all__ = [
     "inspect_model",
     "is_pickle_name",
     "pickle_refused",
-    "top_level",
+    "separate_folders",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from modelvault.artifact import FileRole, file_role
 from modelvault.errors import InvalidModelFile
 from modelvault.formats.names import CONFIGS, has_tokenizer
 from modelvault.formats.remote_code import is_code_alone
@@ -33,6 +34,16 @@ def with_suffix(paths: Iterable[str], suffix: str) -> list[str]:
 def top_level(paths: Iterable[str]) -> Iterator[str]:
     """Give the files outside any folder: engines look for weights and configuration only there."""
     return (path for path in paths if "/" not in path)
+
+
+def separate_folders(paths: Iterable[str]) -> tuple[str, ...]:
+    """Name the folders below that have weights, if there are several and no weights beside them: those are models of their own.
+
+    No engine looks for weights in several folders below.
+    """
+    weights = [path for path in paths if file_role(path) is FileRole.WEIGHT]
+    below = sorted({path.partition("/")[0] for path in weights})
+    return tuple(below) if len(below) > 1 and not any(top_level(weights)) else ()
 
 
 def check_listing(paths: Sequence[str], *, allow_pickle: bool) -> None:

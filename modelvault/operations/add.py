@@ -8,7 +8,6 @@ from pathlib import Path
 
 from modelvault import fsio
 from modelvault.artifact import (
-    FileRole,
     FileSpec,
     Model,
     ModelName,
@@ -16,16 +15,15 @@ from modelvault.artifact import (
     Recipe,
     SourceFile,
     check_distinct,
-    file_role,
     license_files,
 )
 from modelvault.errors import SourceUnavailable, UsageProblem
-from modelvault.inspect import ModelReport, inspect_model, top_level
+from modelvault.inspect import ModelReport, inspect_model, separate_folders
 from modelvault.operations.judging import listed_candidate, record_scan, require_inspected
 from modelvault.operations.licenses import Asking, Terms, settle_license
 from modelvault.operations.modelfile import read_modelfile
 from modelvault.operations.publishing import publish_fetched
-from modelvault.operations.summaries import summarize
+from modelvault.operations.summaries import not_one, summarize
 from modelvault.policy import Candidate
 from modelvault.progress import Progress
 from modelvault.results.models import AddResult
@@ -124,12 +122,10 @@ def _link(request: AddRequest, report: ModelReport) -> str | None:
 
 
 def _require_one(folder: Path, paths: Sequence[str]) -> None:
-    """Refuse a folder of models: no engine looks for weights in several folders below."""
-    weights = [path for path in paths if file_role(path) is FileRole.WEIGHT]
-    below = sorted({path.partition("/")[0] for path in weights})
-    if len(below) > 1 and not any(top_level(weights)):
+    """Refuse a folder of models."""
+    if below := separate_folders(paths):
         raise UsageProblem(
-            f"{folder} is not one model: it has weights in {', '.join(below[:5])}{' …' if below[5:] else ''}, and none beside them",
+            not_one(folder, below),
             hint=f"add them one by one: modelvault add {shlex.quote(str(folder / below[0]))} --name NAME",
             folders=below,
         )

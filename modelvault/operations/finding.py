@@ -37,7 +37,7 @@ def bundles_in(path: Path) -> list[Path]:
     """Give the bundle at ``path`` or the bundles directly in it. Raises ``UsageProblem`` if there is none."""
     if is_bundle(path):
         return [path]
-    found = sorted(entry for entry in path.iterdir() if _met(entry)) if path.is_dir() else []
+    found = bundles_below(path) if path.is_dir() else []
     if not found:
         raise UsageProblem(
             f"there is no bundle at {path}",
@@ -45,6 +45,11 @@ def bundles_in(path: Path) -> list[Path]:
             path=str(path),
         )
     return found
+
+
+def bundles_below(directory: Path) -> list[Path]:
+    """Give the bundles directly in a directory, as on a drive."""
+    return sorted(entry for entry in directory.iterdir() if _met(entry))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,23 @@
 """``inspect``: what a file, a folder or a bundle says about itself. Needs no vault."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelvault.artifact import FileRole, file_role
 from modelvault.errors import UsageProblem
-from modelvault.inspect import check_listing, inspect_file, inspect_model
-from modelvault.operations.finding import is_bundle
-from modelvault.operations.summaries import bundle_summary
+from modelvault.inspect import check_listing, inspect_file, inspect_model, separate_folders
+from modelvault.operations.finding import bundles_below, is_bundle
+from modelvault.operations.summaries import bundle_summary, not_one
 from modelvault.results.bundles import BundleSummary, Inspected, InspectResult
 from modelvault.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     from modelvault.keys import KeyRing
+
+_MOST_NAMED = 3  # bundles
 
 
 def inspect_paths(paths: Sequence[Path], keys: "KeyRing | None" = None) -> InspectResult:
@@ -34,7 +38,25 @@ def _inspect(path: Path, keys: "KeyRing | None") -> Inspected | BundleSummary:
 
         bundle, warnings = open_trusted(path, keys, allow_unsigned=True)
         return replace(bundle_summary(bundle), warnings=warnings)
-    return _folder(path) if path.is_dir() else _file(path)
+    if not path.is_dir():
+        return _file(path)
+    _require_no_drive(path)
+    return _folder(path)
+
+
+def _require_no_drive(path: Path) -> None:
+    """Refuse a directory of bundles: which of them is meant, only a person knows. One with weights is a model, whatever else is in it."""
+    bundles = bundles_below(path)
+    if not bundles or any(file_role(entry.name) is FileRole.WEIGHT for entry in path.iterdir()):
+        return
+    first = shlex.quote(str(bundles[0]))
+    names = ", ".join(bundle.name for bundle in bundles[:_MOST_NAMED])
+    more = f" and {len(bundles) - _MOST_NAMED} more" if len(bundles) > _MOST_NAMED else ""
+    raise UsageProblem(
+        f"{path} is no model: it is where bundles lie: {names}{more}",
+        hint=f"`modelvault inspect {first}` shows what is in one, `modelvault verify {first}` reads every byte of it",
+        bundles=[str(bundle) for bundle in bundles],
+    )
 
 
 def _file(path: Path) -> Inspected:
@@ -58,6 +80,10 @@ def _folder(path: Path) -> Inspected:
     # To look at pickles is safe; `pull` and `add` are where they are refused.
     check_listing([file.path for file in files], allow_pickle=True)
     report = inspect_model({file.path: path / file.path for file in files}, allow_pickle=True)
+    several = separate_folders(file.path for file in files)
+    warnings = (
+        (*report.warnings, f"{not_one(path, several)}; `add` takes them one by one") if several else report.warnings
+    )
     metadata = {
         f"{name}: {key}": value for name, file in report.reports.items() for key, value in file.metadata.items()
     }
@@ -71,5 +97,5 @@ def _folder(path: Path) -> Inspected:
         tensors=sum(file.tensors for file in report.reports.values()),
         size=sum(file.size for file in files),
         metadata=metadata,
-        warnings=report.warnings,
+        warnings=warnings,
     )

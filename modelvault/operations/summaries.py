@@ -9,6 +9,8 @@ from modelvault.results.bundles import BundleModel, BundleSummary
 from modelvault.results.models import InstallLine, ModelSummary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from modelvault.bundle.reader import OpenBundle
     from modelvault.registry import InstallRow, SmokeRow
     from modelvault.vault import Vault
@@ -33,6 +35,12 @@ def summarize(stored: StoredModel) -> ModelSummary:
         license=model.license,
         manifest=stored.manifest,
     )
+
+
+def not_one(folder: "Path", below: Sequence[str]) -> str:
+    """Say that a folder is several models, by the folders below it that have weights."""
+    named = ", ".join(below[:5]) + (" …" if below[5:] else "")
+    return f"{folder} is not one model: it has weights in {named}, and none beside them"
 
 
 def lack_warning(vault: "Vault", stored: StoredModel) -> tuple[str, ...]:

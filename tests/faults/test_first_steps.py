@@ -107,6 +107,30 @@ def test_what_is_not_all_of_a_bundle(pc: Machine, tmp_path: Path) -> None:
     assert "NOT finished" in pc.run("inspect", bundle).out
 
 
+def test_inspect_of_a_drive(pc: Machine, tmp_path: Path, tiny_gguf: Path) -> None:
+    """Breaks if `inspect` takes a drive with bundles for a repository without weights, or a model beside a bundle for a drive."""
+    drive = tmp_path / "my drive"
+    drive.mkdir()
+    pc.run("bundle", "--to", drive)
+    bundle = only_bundle(drive)
+    error = failed(pc, "inspect", drive, code=2)
+    assert f"{drive} is no model: it is where bundles lie: {bundle.name}" in error["message"]
+    assert f"`modelvault verify '{bundle}'`" in error["hint"]
+    shutil.copytree(tiny_gguf, drive, dirs_exist_ok=True)
+    (item,) = succeeded(pc, "inspect", drive)["items"]
+    assert item["format"] == "gguf"
+
+
+def test_inspect_of_several_models(pc: Machine, tmp_path: Path, tiny_gguf: Path) -> None:
+    """Breaks if `inspect` calls sound, as one model, what `add` refuses."""
+    for name in ("one", "other"):
+        shutil.copytree(tiny_gguf, tmp_path / "models" / name)
+    (warning,) = pc.json("inspect", tmp_path / "models").document["warnings"]
+    refused = failed(pc, "add", tmp_path / "models", "--name", "both", code=2)["message"]
+    assert "is not one model: it has weights in one, other" in refused
+    assert warning.startswith(refused)
+
+
 def test_what_looks_like_a_bundle(pc: Machine, machine: Callable[..., Machine], tmp_path: Path) -> None:
     """Breaks if an empty directory or a link on the drive makes `import` ask which bundle is meant."""
     drive = tmp_path / "drive"
