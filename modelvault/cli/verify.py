@@ -80,7 +80,8 @@ def verify(
                 return verify_paths(vault, wish, progress)
         if request is not None:
             raise UsageProblem(
-                "--request is for a bundle", hint="say where it lies: modelvault verify PATH --request FILE"
+                "--request is for a bundle",
+                hint="say where it lies, a directory here as ./DIR: modelvault verify PATH --request FILE",
             )
         with Vault.existing(default_home(), log=progress.log) as vault:
             return verify_installs(vault, names, progress) if installs else verify(vault, names, progress)
