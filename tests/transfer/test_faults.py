@@ -17,7 +17,8 @@ from modelvault.transfer import Fetched, TransferOptions, Transfers, Wanted
 TOKEN = "hf_secret"
 MODEL = "model.gguf"
 SIZE = 24 << 20
-OPTIONS = TransferOptions(connections=4, attempts=4, backoff=0.01)
+# More attempts than any fault here has refusals in all: chance may give them all to one connection.
+OPTIONS = TransferOptions(connections=4, attempts=8, backoff=0.01)
 
 
 @pytest.fixture
