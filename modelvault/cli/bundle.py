@@ -142,12 +142,11 @@ def lines(result: "BundlePlan | BundleResult") -> Iterator[str]:
     yield f"  {result.public_key_sha256}  {result.key}.pub"
     yield "next, on the isolated server:"
     yield f"  {shlex.join(['modelvault', 'keys', 'trust', f'{result.directory / result.key}.pub'])}   (once)"
-    holding = tuple(dict.fromkeys(str(drive.directory) for drive in result.drives if drive.volumes))
-    original = ("ORIGINAL",) if result.patches else ()
-    yield f"  {shlex.join(['modelvault', 'import', *original, *(holding or (str(result.directory),))])}"
-    if sum(bool(drive.volumes) for drive in result.drives) > len(
-        holding
-    ):  # one slot: every drive was in the same place
+    written = [str(drive.directory) for drive in result.drives if drive.volumes]
+    places = list(dict.fromkeys(written)) or [str(result.directory)]
+    original = ["ORIGINAL"] if result.patches else []
+    yield f"  {shlex.join(['modelvault', 'import', *original, *places])}"
+    if len(written) > len(places):  # one slot: every drive was in the same place
         yield "  once with each of the drives, in any order"
 
 

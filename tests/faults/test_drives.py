@@ -263,6 +263,7 @@ def test_swap(loaded: Machine, machine: Callable[..., Machine], disks: tuple[Pat
         shown = terminal.end()
     try:
         assert "modelvault import" in shown
+        assert "once with each of the drives" in shown
         subprocess.run(["umount", str(place)], check=True)
         mount(disks[0], place)
         server = machine("server")
